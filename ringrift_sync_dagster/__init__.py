@@ -1,0 +1,38 @@
+"""RingRift's data synchronisation as a Dagster project; the public names live here and are imported when first used.
+
+Importing the package imports nothing else: the node kit inside it must start on Python 3.8 with the standard library
+alone.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it. A name is added here in the change that makes it exist.
+_MODULES: dict[str, str] = {
+    "Inventory": "settings.inventory",
+    "Settings": "settings.settings",
+    "collect": "sync.collect",
+    "get_manifest": "state.manifest",
+    "load_inventory": "settings.inventory",
+    "load_settings": "settings.settings",
+}
+
+__all__ = ["Inventory", "Settings", "__version__", "collect", "get_manifest", "load_inventory", "load_settings"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when somebody first asks for it."""
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, whether they are loaded or not."""
+    return sorted(__all__)

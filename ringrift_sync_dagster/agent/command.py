@@ -1,0 +1,57 @@
+"""The agent's own command line; the verb ``ringrift-sync agent`` calls ``run_agent`` too."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ringrift_sync_dagster.agent.serve import DEFAULT_PORT, run_agent
+from ringrift_sync_dagster.errors import SyncError
+from ringrift_sync_dagster.transports.networks import DEFAULT_TRUSTED
+
+_CANNOT_RUN = 2
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Run an agent as the arguments say; give the exit status: 0 ended as asked, 2 it cannot run as told."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if (args.tls_cert is None) != (args.tls_key is None):
+        parser.error("--tls-cert and --tls-key belong together")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        run_agent(
+            args.node,
+            args.root,
+            args.host,
+            args.port,
+            scratch=args.scratch,
+            incoming=args.incoming,
+            public_key_pem=None if args.public_key is None else args.public_key.read_bytes(),
+            tls=None if args.tls_cert is None else (args.tls_cert, args.tls_key),
+            state_url=args.state_url,
+            trusted_networks=args.trusted_network or DEFAULT_TRUSTED,
+        )
+    except (SyncError, ValueError, OSError) as error:
+        sys.stderr.write(f"the agent cannot run: {error}\n")
+        return _CANNOT_RUN
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ringrift_sync_dagster.agent", description="The node's service.")
+    parser.add_argument("--node", required=True, help="name of this node, as in the inventory")
+    parser.add_argument("--root", required=True, type=Path, action="append", help="a data directory; first its own")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", default=DEFAULT_PORT, type=int, help="port to listen on; 0 takes a free one")
+    parser.add_argument("--public-key", type=Path, help="the coordinator's public key (coordinator.pub)")
+    parser.add_argument("--tls-cert", type=Path, help="this node's certificate in PEM form")
+    parser.add_argument("--tls-key", type=Path, help="its private key in PEM form")
+    parser.add_argument("--trusted-network", action="append", help="where plain HTTP is allowed; repeatable")
+    parser.add_argument("--scratch", type=Path, help="the agent's own files; by default under the first root")
+    parser.add_argument("--incoming", type=Path, help="where pushed artifacts land; by default in scratch")
+    parser.add_argument("--state-url", help="the agent's state database; by default a SQLite file in scratch")
+    return parser

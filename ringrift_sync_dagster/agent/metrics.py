@@ -1,0 +1,42 @@
+"""What one agent counts, in the format of Prometheus; each agent has its own registry: several fit into one process."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+_CALL_BUCKETS: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300)
+
+
+class Metrics:
+    """The numbers of one agent; names start with ``ringrift_agent_``."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.requests = self._counter("requests", "Requests answered.", "method", "route", "status")
+        self.bytes_sent = self._counter("sent_bytes", "Bytes of artifacts sent.")
+        self.bytes_received = self._counter("received_bytes", "Bytes of artifacts received.")
+        self.artifacts_received = self._counter("received_artifacts", "Artifacts received and verified.")
+        self.refused_connections = self._counter("refused_connections", "Connections closed: there were too many.")
+        self.call_failures = self._counter("call_failures", "Kit operations that failed.", "op", "code")
+        name = "ringrift_agent_call_seconds"
+        self.call_seconds = Histogram(
+            name, "Time of kit operations.", ["op"], buckets=_CALL_BUCKETS, registry=self.registry
+        )
+        self.files = self._gauge("files", "Files in the last scan.")
+        self.sending = self._gauge("sending", "Artifacts being sent now.")
+        self.receiving = self._gauge("receiving", "Artifacts being received now.")
+
+    def text(self) -> bytes:
+        """Give all numbers in the text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"ringrift_agent_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"ringrift_agent_{name}", text, registry=self.registry)

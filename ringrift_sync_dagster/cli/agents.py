@@ -1,0 +1,107 @@
+"""``agent``: run a node's service in the foreground; what no option says, the inventory says."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+import click
+
+from ringrift_sync_dagster.cli.lazy import CONTEXT
+from ringrift_sync_dagster.cli.session import Session, verb
+
+if TYPE_CHECKING:
+    from ringrift_sync_dagster.settings.inventory import Inventory, Node
+    from ringrift_sync_dagster.settings.settings import Settings
+
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+_DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+
+class _OwnerOptions(TypedDict, total=False):
+    """Options of ``run_agent`` that only the coordinator needs."""
+
+    incoming: Path
+    state_url: str
+
+
+@click.command(context_settings=CONTEXT)
+@click.option("--node", "name", required=True, metavar="NAME", help="Name of this node, as in the inventory.")
+@click.option(
+    "--root",
+    "roots",
+    type=_DIRECTORY,
+    multiple=True,
+    help="An ai-service directory; may be given again. Default: what the inventory says.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes a free one.  [default: the inventory's, or 8765]",
+)
+@click.option("--public-key", type=_FILE, help="The coordinator's public key.  [default: <home>/keys/coordinator.pub]")
+@click.option("--tls-cert", type=_FILE, help="This node's certificate in PEM form.")
+@click.option("--tls-key", type=_FILE, help="Its private key in PEM form.")
+@verb("hosts", "home")
+def agent(
+    session: Session,
+    name: str,
+    roots: tuple[Path, ...],
+    host: str,
+    port: int | None,
+    public_key: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> int:
+    """Run the service of a node until SIGTERM or Ctrl-C.
+
+    Outside loopback it needs the coordinator's public key, and outside the trusted networks a certificate too.
+    """
+    from ringrift_sync_dagster.agent.serve import run_agent
+    from ringrift_sync_dagster.transports.networks import DEFAULT_TRUSTED
+
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key belong together")
+    settings = session.settings()
+    inventory = _inventory(settings)
+    node = inventory.get(name) if inventory is not None else None
+    logging.getLogger("ringrift_sync_dagster").setLevel(logging.DEBUG if session.verbose > 1 else logging.INFO)
+    run_agent(
+        name,
+        list(roots) or _roots(settings, node),
+        host,
+        port if port is not None else (node.agent_port if node is not None else settings.agent_port),
+        public_key_pem=_public_key(public_key or settings.home / "keys" / "coordinator.pub"),
+        tls=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
+        trusted_networks=DEFAULT_TRUSTED if inventory is None else [str(net) for net in inventory.trusted_networks],
+        **_as_owner(settings, node),
+    )
+    return 0
+
+
+def _inventory(settings: Settings) -> Inventory | None:
+    """Read the inventory if there is one; a node needs none when its options say everything."""
+    from ringrift_sync_dagster.settings.inventory import load_inventory
+
+    if not settings.hosts.exists():
+        return None
+    return load_inventory(settings.hosts, coordinator=settings.coordinator)
+
+
+def _as_owner(settings: Settings, node: Node | None) -> _OwnerOptions:
+    """On the coordinator, what nodes push lands where a pass looks for it, and its receipts in the shared state."""
+    if node is None or not node.is_coordinator:
+        return {}
+    return {"incoming": settings.root / "data" / "incoming", "state_url": settings.state_url}
+
+
+def _roots(settings: Settings, node: Node | None) -> list[Path]:
+    if node is None:
+        raise click.UsageError("there is no inventory here, so say where the data is: --root DIR")
+    return [settings.root if node.is_coordinator else Path(node.ringrift_path), *map(Path, node.storage_paths)]
+
+
+def _public_key(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

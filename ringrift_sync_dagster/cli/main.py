@@ -1,0 +1,62 @@
+"""The entry point: the table of verbs, and what an error becomes: one clear line and an exit code, never a traceback.
+
+A verb is added by a line in ``VERBS``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from ringrift_sync_dagster import __version__
+from ringrift_sync_dagster.cli.lazy import LazyGroup, Verb
+
+EXIT_FAILED: Final = 1
+
+VERBS: Final = {
+    "sync": Verb("sync", "sync", "Collect data from nodes now."),
+    "status": Verb("status", "status", "Show nodes, partitions, running transfers and what waits to be recorded."),
+    "hosts": Verb("hosts", "hosts", "Look after the inventory (hosts/*.yaml)."),
+    "token": Verb("tokens", "token", "Sign a token for a node."),
+    "agent": Verb("agents", "agent", "Run a node's service in the foreground."),
+    "quarantine": Verb("quarantine", "quarantine", "See and take back what was set aside."),
+}
+
+HELP: Final = """Move RingRift training data between the coordinator and its nodes.
+
+\b
+Exit codes: 0 all went well          1 something failed, and is named
+            2 wrong usage            3 the inventory or the settings are wrong
+"""
+
+cli = LazyGroup("ringrift-sync", VERBS, HELP)
+click.version_option(__version__, "--version", prog_name="ringrift-sync", message="%(prog)s %(version)s")(cli)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and give its exit code; ``arguments`` are those of the process unless given."""
+    try:
+        code = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _say("interrupted; what was written is complete, and the next run goes on from there")
+    except BrokenPipeError:
+        return _closed_pipe()
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str) -> int:
+    click.echo(f"ringrift-sync: {message}", err=True)
+    return EXIT_FAILED
+
+
+def _closed_pipe() -> int:
+    """Stop quietly when the reader of our output has gone (``head``); Python must not flush into it at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_FAILED

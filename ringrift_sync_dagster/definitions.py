@@ -1,0 +1,20 @@
+"""What Dagster loads: ``dagster definitions validate -m ringrift_sync_dagster.definitions`` must always pass.
+
+Loading opens no file, database or connection: a wrong inventory fails a run with its reason, never the code location.
+"""
+
+from typing import Final
+
+import dagster as dg
+
+from ringrift_sync_dagster.defs.assets import cluster_data
+from ringrift_sync_dagster.defs.jobs import collect_games_job, games_job
+from ringrift_sync_dagster.defs.resources import SyncResource
+from ringrift_sync_dagster.defs.sensors import inventory_sensor
+
+defs: Final = dg.Definitions(
+    assets=[cluster_data],
+    jobs=[games_job, collect_games_job],
+    sensors=[inventory_sensor],
+    resources={"sync": SyncResource()},
+)

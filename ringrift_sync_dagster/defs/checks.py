@@ -1,0 +1,161 @@
+"""The asset checks: the merge refuses what is not sound, the check shows it; the verdicts come with the changes.
+
+A check is not partitioned (Dagster's partitioned checks are a preview). So that a good write on one node does not hide
+a bad one on another, a verdict is taken over the *latest* change of every partition: a check passes again when each
+partition that failed it has written something sound. Declared here, recorded by assets and loops alike.
+Source: architecture.md, 4 "Merge" and 7 "Record".
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import dagster as dg
+import sqlalchemy as sa
+
+from ringrift_sync_dagster.core.model import DataType, Partition
+from ringrift_sync_dagster.state.schema import changes
+from ringrift_sync_dagster.state.store import StateStore
+
+TABLE_ROWS: Final = 200
+"""Rows of a table in metadata; Dagster keeps a table whole in each event."""
+
+_IDS_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One check of one data type.
+
+    Args:
+        name: Its name in Dagster.
+        description: What is promised, in a sentence.
+        flags: Results that the merge wrote into the change; a false one is an error, because the rows are there.
+        refused: Reasons for which the merge sets a game aside; one is a warning, because nothing of it was written.
+
+    """
+
+    name: str
+    description: str
+    flags: tuple[str, ...]
+    refused: frozenset[str] = frozenset()
+
+
+RULES: Final[Mapping[DataType, tuple[Rule, ...]]] = {
+    DataType.GAMES: (
+        Rule(
+            "written_games_are_sound",
+            "What was written are finished games of the right config, each with the rows that its pack declared.",
+            ("no_moveless_games", "counts_reconcile"),
+            frozenset({"not_finished", "other_config"}),
+        ),
+        Rule(
+            "no_moveless_games",
+            "No finished game without all its moves was written; a node that has such games is named.",
+            ("no_moveless_games",),
+            frozenset({"short"}),
+        ),
+        Rule(
+            "counts_reconcile",
+            "New, same, revised, renamed and refused games add up to what each pack held.",
+            ("counts_reconcile",),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the latest change of one partition says about one check.
+
+    Args:
+        partition: The partition.
+        broken: Flags that are false: what was written is wrong.
+        refused: Ids of the games that the merge set aside for one of the rule's reasons.
+        change_id: The change.
+
+    """
+
+    partition: Partition
+    broken: tuple[str, ...]
+    refused: tuple[str, ...]
+    change_id: str
+
+    @property
+    def passed(self) -> bool:
+        """True when nothing was wrong and nothing was refused."""
+        return not self.broken and not self.refused
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.refused[:_IDS_SHOWN]) + (" and more" if len(self.refused) > _IDS_SHOWN else "")
+        parts = [f"{flag} does not hold" for flag in self.broken]
+        parts += [f"{len(self.refused)} games set aside: {shown}"] if self.refused else []
+        return "; ".join(parts) or "sound"
+
+
+def check_specs(data_types: Iterable[DataType]) -> list[dg.AssetCheckSpec]:
+    """Give the specs of all checks of the data types."""
+    return [
+        dg.AssetCheckSpec(rule.name, asset=data_type.value, description=rule.description)
+        for data_type in data_types
+        for rule in RULES.get(data_type, ())
+    ]
+
+
+def evaluations(state: StateStore, data_types: Iterable[DataType]) -> Iterator[dg.AssetCheckEvaluation]:
+    """Give one evaluation for each check of the data types, taken over the latest change of each partition."""
+    for data_type in data_types:
+        latest = _latest_changes(state, data_type)
+        for rule in RULES.get(data_type, ()):
+            yield _evaluation(data_type, rule, [_verdict(row, rule) for row in latest])
+
+
+def _latest_changes(state: StateStore, data_type: DataType) -> list[Any]:
+    """Give the newest change of each partition that carries verdicts; the id orders, not the clock."""
+    newest = (
+        sa.select(sa.func.max(changes.c.id).label("id"))
+        .where(changes.c.data_type == data_type.value, sa.cast(changes.c.checks, sa.Text) != "{}")
+        .group_by(changes.c.config, changes.c.node)
+        .subquery()
+    )
+    query = sa.select(changes.c.config, changes.c.node, changes.c.checks, changes.c.change_id).join(
+        newest, changes.c.id == newest.c.id
+    )
+    with state.read() as connection:
+        return list(connection.execute(query.order_by(changes.c.config, changes.c.node)))
+
+
+def _verdict(row: Any, rule: Rule) -> Verdict:  # noqa: ANN401 - a row of SQLAlchemy
+    broken = tuple(flag for flag in rule.flags if not row.checks.get(flag, True))
+    refused = tuple(game_id for game_id, _, reason in row.checks.get("asides", ()) if reason in rule.refused)
+    return Verdict(Partition(row.config, row.node), broken, refused, row.change_id)
+
+
+def _evaluation(data_type: DataType, rule: Rule, verdicts: list[Verdict]) -> dg.AssetCheckEvaluation:
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    broken = any(verdict.broken for verdict in failed)
+    metadata: dict[str, dg.MetadataValue] = {
+        "partitions_looked_at": dg.MetadataValue.int(len(verdicts)),
+        "partitions_failed": dg.MetadataValue.int(len(failed)),
+    }
+    text = rule.description
+    if failed:
+        metadata["failed"] = _table(failed)
+        text = f"{len(failed)} of {len(verdicts)} partitions, such as {failed[0].partition}: {failed[0]}"
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(data_type.value),
+        check_name=rule.name,
+        passed=not failed,
+        metadata=metadata,
+        severity=dg.AssetCheckSeverity.ERROR if broken else dg.AssetCheckSeverity.WARN,
+        description=text,
+    )
+
+
+def _table(verdicts: list[Verdict]) -> dg.MetadataValue:
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord({"partition": verdict.partition.key, "verdict": str(verdict), "change": verdict.change_id})
+            for verdict in verdicts[:TABLE_ROWS]
+        ]
+    )

@@ -1,0 +1,217 @@
+"""The demo from beginning to end: games are played, an agent dies, everything arrives, and a verdict says whether.
+
+The collecting is done by the real command, ``dagster job execute``, twice: while the writers play, and after they have
+ended.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from ringrift_sync_dagster.demo import scenario, tables
+from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+from ringrift_sync_dagster.demo.interruption import Interruption, interrupt, resumed_from
+from ringrift_sync_dagster.demo.ledger import Entry, Plan, read_ledgers
+from ringrift_sync_dagster.demo.processes import CHECKOUT, PYTHON, ChildFailedError
+from ringrift_sync_dagster.demo.selfplay import write_bystanders
+from ringrift_sync_dagster.demo.verdict import Check, judge
+from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.state.store import StateStore
+
+BASE: Final = Path(".ringrift/demo")
+SEED: Final = 7
+GAMES: Final = 2_000
+SHORT_AFTER_SECONDS: Final = 2.0
+SETTINGS: Final = {"RINGRIFT_SYNC_SHORT_AFTER_SECONDS": f"{SHORT_AFTER_SECONDS:g}"}
+JOB: Final = "collect_games_job"
+_WAIT_SECONDS: Final = 90.0
+_JOB_SECONDS: Final = 240.0
+_BACKLOG_NODE: Final = scenario.NEBIUS.node
+
+
+@dataclass(slots=True)
+class Story:
+    """One demo in its folder; ``tell`` runs it.
+
+    Args:
+        console: Where it is told.
+        base: Folder of the cluster; what an earlier demo left there is deleted.
+        games: Games to be played, at least.
+        backlog: Games that one node already has.
+
+    """
+
+    console: Console
+    base: Path = BASE
+    games: int = GAMES
+    backlog: int = scenario.BACKLOG_GAMES
+    _started: float = field(default_factory=clock.monotonic)
+
+    def tell(self) -> bool:
+        """Run the demo; True when the verdict is good."""
+        with EmbeddedCluster(self.base, settings=SETTINGS, fresh=True) as cluster:
+            self._say(
+                f"{len(cluster.nodes)} agents answer: " + ", ".join(f"{n} {cluster.address(n)}" for n in cluster.nodes)
+            )
+            self._begin_playing(cluster)
+            interruption = self._break_a_transfer(cluster)
+            self._run_job(cluster, "while the writers go on playing")
+            self._end_playing(cluster)
+            self._run_job(cluster, "now that all writers have ended")
+            return self._judge(cluster, interruption)
+
+    def _begin_playing(self, cluster: EmbeddedCluster) -> None:
+        write_bystanders(cluster.node_root(scenario.VAST.node), SEED, scenario.VAST.node)
+        start_writers(cluster, rate=10.0, backlog=self.backlog)
+        self._say(f"self-play runs on every node; {_BACKLOG_NODE} first writes a backlog of {self.backlog} games")
+        self._say(
+            f"among the games: {scenario.DUPLICATES} played on two nodes, {scenario.REVISIONS} in two versions,"
+            f" {scenario.SAME_IDS} ids used for different games, 2 over after"
+            f" {scenario.SHORT_MOVES} moves, and some that never end"
+        )
+        self._wait(cluster, lambda entries: _has_backlog(entries, self.backlog), "the backlog")
+        self._say(f"the writers' ledgers hold {_finished(ledgers(cluster))} finished games")
+
+    def _break_a_transfer(self, cluster: EmbeddedCluster) -> Interruption:
+        config = scenario.NEBIUS.configs[0]
+        self._say(f"collecting {config} from {_BACKLOG_NODE} over a link of 1 MB/s")
+        done = interrupt(cluster, _BACKLOG_NODE, config)
+        self._say(
+            f"kill -9 {done.killed_pid}: the agent of {_BACKLOG_NODE} died with {done.received_bytes:,} of"
+            f" {done.size_bytes:,} bytes received; a new one runs as {done.new_pid}"
+        )
+        return done
+
+    def _run_job(self, cluster: EmbeddedCluster, when: str) -> None:
+        self._say(f"dagster job execute -j {JOB}, {when}")
+        before = clock.monotonic()
+        ended = cluster.run(
+            [PYTHON, "-m", "dagster", "job", "execute", "-m", "ringrift_sync_dagster.definitions", "-j", JOB],
+            seconds=_JOB_SECONDS,
+            extra=DAGSTER_ENVIRONMENT,
+        )
+        log = cluster.processes.log("dagster")
+        with log.open("a") as file:
+            file.write(ended.stdout + ended.stderr)
+        if ended.returncode != 0:
+            raise ChildFailedError(f"the Dagster job failed; {log} says:\n{cluster.processes.tail('dagster', 40)}")
+        self._say(f"the job ended well after {clock.monotonic() - before:.1f} s")
+
+    def _end_playing(self, cluster: EmbeddedCluster) -> None:
+        for name in writers(cluster):
+            cluster.processes.signal(name, signal.SIGUSR1)
+        self._wait(cluster, lambda entries: _is_complete(entries, self.games), "the last planned games")
+        cluster.processes.stop(writers(cluster))
+        entries = ledgers(cluster)
+        self._say(
+            f"the writers have ended: {_finished(entries)} games finished, {len(entries) - _finished(entries)} not"
+        )
+        time.sleep(SHORT_AFTER_SECONDS)  # games that are over and too short must stand still so long
+
+    def _judge(self, cluster: EmbeddedCluster, interruption: Interruption) -> bool:
+        entries = ledgers(cluster)
+        verdict = judge(entries, cluster.root, cluster.node_root)
+        with StateStore.open(cluster.state_url) as state:
+            checks = (
+                *_story_checks(entries, interruption, resumed_from(state, interruption), self.games),
+                *verdict.checks,
+            )
+            self.console.print()
+            tables.print_partitions(self.console, tables.lines(entries, verdict, state))
+            marked = [f"{file.node}:{file.path}" for file in scenario.FILES if _marker(cluster, file).exists()]
+            tables.print_left_alone(self.console, state, marked)
+        self.console.print(
+            f"\n{len(verdict.finished)} finished games in the ledgers (copies counted); {verdict.canonical} in the"
+            f" canonical store, {len(verdict.set_aside)} in quarantine, in {clock.monotonic() - self._started:.0f} s:"
+        )
+        tables.print_verdict(self.console, checks)
+        self.console.print(
+            f"The same data in Dagster's UI: [bold]make dev[/], then http://127.0.0.1:3000 (data: {self.base})"
+        )
+        return all(check.passed for check in checks)
+
+    def _say(self, text: str) -> None:
+        self.console.print(
+            f"[dim]{clock.monotonic() - self._started:6.1f} s[/]  {text}", highlight=False, soft_wrap=True
+        )
+
+    def _wait(self, cluster: EmbeddedCluster, ready: Callable[[Sequence[Entry]], bool], what: str) -> None:
+        limit = clock.monotonic() + _WAIT_SECONDS
+        while not ready(ledgers(cluster)):
+            dead = [name for name in cluster.processes.ended() if name.startswith("selfplay")]
+            if dead or clock.monotonic() > limit:
+                tails = "\n".join(cluster.processes.tail(name) for name in dead)
+                raise ChildFailedError(f"{what} did not come; ended: {', '.join(dead) or 'no writer'}\n{tails}")
+            time.sleep(0.25)
+
+
+DAGSTER_ENVIRONMENT: Final = {"DAGSTER_HOME": str(CHECKOUT), "DAGSTER_DISABLE_TELEMETRY": "1"}
+
+
+def start_writers(cluster: EmbeddedCluster, *, rate: float, backlog: int) -> None:
+    """Start the writer of each node; the one with the backlog writes that first."""
+    for node in cluster.nodes:
+        first = backlog if node == _BACKLOG_NODE else 0
+        cluster.processes.start(
+            f"selfplay-{node}",
+            [
+                *(PYTHON, "-m", "ringrift_sync_dagster.demo.selfplay", "--node", node),
+                *("--root", str(cluster.node_root(node)), "--ledger", str(ledger_dir(cluster) / f"{node}.jsonl")),
+                *("--seed", str(SEED), "--rate", str(rate), "--backlog", str(first)),
+            ],
+        )
+
+
+def writers(cluster: EmbeddedCluster) -> list[str]:
+    """Names of the writers that run."""
+    return [name for name in cluster.processes.names() if name.startswith("selfplay")]
+
+
+def ledger_dir(cluster: EmbeddedCluster) -> Path:
+    """Where the writers' ledgers lie."""
+    return cluster.base / "ledgers"
+
+
+def ledgers(cluster: EmbeddedCluster) -> list[Entry]:
+    """All ledgers as they are now."""
+    return read_ledgers(ledger_dir(cluster))
+
+
+def _marker(cluster: EmbeddedCluster, file: scenario.GamesFile) -> Path:
+    return cluster.node_root(file.node) / f"{file.path}.writing"
+
+
+def _finished(entries: Sequence[Entry]) -> int:
+    return sum(entry.finished for entry in entries)
+
+
+def _has_backlog(entries: Sequence[Entry], backlog: int) -> bool:
+    return sum(entry.node == _BACKLOG_NODE and entry.finished for entry in entries) >= backlog
+
+
+def _is_complete(entries: Sequence[Entry], games: int) -> bool:
+    """Every planned case is on the disk as planned, and enough games are."""
+    done = {(e.plan, e.path, e.node, e.game_id) for e in entries if e.finished or e.plan is Plan.UNFINISHED}
+    nodes = {file.node for file in scenario.FILES}
+    planned = {
+        (case.plan, case.file.path, node, case.game.game_id) for node in nodes for case in scenario.cases_of(SEED, node)
+    }
+    return planned <= done and _finished(entries) >= games
+
+
+def _story_checks(entries: Sequence[Entry], interruption: Interruption, resumed: int, games: int) -> tuple[Check, ...]:
+    few = () if _finished(entries) >= games else (f"only {_finished(entries)}",)
+    whole = () if 0 < interruption.received_bytes < interruption.size_bytes else ("it was not partly received",)
+    anew = () if resumed >= interruption.received_bytes else (f"it went on from byte {resumed:,}",)
+    return (
+        Check(f"at least {games} games were finished", few, _finished(entries)),
+        Check("an agent was killed while its pack was partly received", whole, interruption.received_bytes),
+        Check("that pack was continued where it had stopped", anew, resumed),
+    )

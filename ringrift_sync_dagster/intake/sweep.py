@@ -1,0 +1,73 @@
+"""What lies in ``incoming/`` at the start of a pass: packs of a process that was killed, and packs that nodes pushed.
+
+A whole artifact is taken in as if it had just arrived. A partial one stays for the transfer that resumes it, and goes
+when nobody resumed it for a day.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ringrift_sync_dagster.core.model import SHA256, Artifact, Partition, is_node_name
+from ringrift_sync_dagster.errors import LeaseHeldError, SyncError
+from ringrift_sync_dagster.intake.arrival import Accepted, Arrival
+from ringrift_sync_dagster.intake.games import GamesIntake, collecting
+from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.state.leases import hold
+from ringrift_sync_dagster.storage.files import sha256_file
+
+PARTIAL_KEEP_SECONDS: Final = 24 * 3600.0
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def sweep(intake: GamesIntake, trigger: str) -> list[Accepted]:
+    """Take in every whole artifact in ``incoming/``; what fails is logged and stays, and never stops the others."""
+    accepted = []
+    for path in list(_files(intake)):
+        try:
+            if path.suffix == ".part":
+                _drop_old(path)
+            elif SHA256.fullmatch(path.name):
+                taken = _take(intake, path, trigger)
+                accepted += [taken] if taken else []
+        except LeaseHeldError:
+            continue
+        except (SyncError, OSError) as error:
+            _LOG.warning("incoming=%s node=%s error=%s", path.name, path.parent.name, error)
+    remove_scratch(intake.layout.scratch / "tmp")
+    return accepted
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove work in progress of processes that ended; such a file's name begins with the id of its process."""
+    for path in folder.glob("*.merge.tmp*"):
+        owner = path.name.split("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+            path.unlink(missing_ok=True)
+
+
+def _files(intake: GamesIntake) -> Iterator[Path]:
+    for folder in sorted((intake.layout.root / "data" / "incoming").glob("*")):
+        if folder.is_dir() and is_node_name(folder.name):
+            yield from sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def _take(intake: GamesIntake, path: Path, trigger: str) -> Accepted | None:
+    """Take in one file, unless a process that collects this partition is about to."""
+    if sha256_file(path) != path.name:
+        path.rename(path.with_suffix(".part"))  # not what it claims to be: the transfer that resumes it will find out
+        raise OSError(f"{path} does not hash to its name; it was put back as a partial file")
+    artifact = Artifact(path.name, path.stat().st_size, "games")
+    arrival = Arrival(artifact, path, path.parent.name, trigger=trigger)
+    partition = Partition(intake.config_of(arrival), path.parent.name)
+    with hold(intake.state, collecting(partition)):
+        return intake.accept(arrival) if path.exists() else None
+
+
+def _drop_old(path: Path) -> None:
+    if clock.wall() - path.stat().st_mtime > PARTIAL_KEEP_SECONDS:
+        path.unlink(missing_ok=True)

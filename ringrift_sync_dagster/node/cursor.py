@@ -1,0 +1,102 @@
+"""How far one canonical store has read one games database: a hint, proved against the database before it is believed.
+
+The anchor is the last row looked at (rowid, game id and, if that game was complete, its identity digest) in a file
+with a known inode. VACUUM renumbers rowids, REPLACE and DELETE let them be used again and a file can be replaced: in
+each case the anchor does not match, and the reader falls back to a listing of all games. Games seen unfinished or
+incomplete wait in the cursor by their id.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+
+from .errors import KitError
+from .source import Source
+
+VERSION = 1
+WAITING_LIMIT = 20_000
+"""Games that one cursor may hold as waiting; past it the cursor stays where it is, which costs time but no game."""
+
+
+class Waiting(NamedTuple):
+    """A game seen before it was complete.
+
+    It says whether the game was over, how many moves it had then, since when it has stood so (by the node's clock),
+    and whether it was told as short.
+    """
+
+    finished: bool
+    moves: int
+    since: float
+    reported: bool
+
+
+class Cursor(NamedTuple):
+    """Position in one database for one config.
+
+    ``token`` is the change token up to which everything was read, or empty.
+    """
+
+    inode: int
+    rowid: int = 0
+    game_id: Optional[str] = None
+    digest: Optional[str] = None
+    token: str = ""
+    waiting: Mapping[str, Waiting] = {}
+
+    def as_json(self) -> Dict[str, Any]:
+        """The cursor as the asker keeps it."""
+        waiting = {game_id: list(entry) for game_id, entry in self.waiting.items()}
+        return {"v": VERSION, **self._asdict(), "waiting": waiting}
+
+
+def parse(value: Any) -> Optional[Cursor]:  # noqa: ANN401 - JSON of any shape: what does not fit is refused
+    """Read a cursor from JSON; None for none.
+
+    Raises:
+        KitError: ``bad_arguments`` when it is not a cursor of this version.
+
+    """
+    if value is None:
+        return None
+    try:
+        if value["v"] != VERSION:
+            return None  # written by another version of this program: begin again, a union cannot double anything
+        waiting = {
+            str(game_id): Waiting(bool(entry[0]), int(entry[1]), float(entry[2]), bool(entry[3]))
+            for game_id, entry in value["waiting"].items()
+        }
+        game_id, digest = (_text_or_none(part) for part in (value["game_id"], value["digest"]))
+        return Cursor(int(value["inode"]), int(value["rowid"]), game_id, digest, str(value["token"]), waiting)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise KitError("bad_arguments", f"this is not a cursor: {error!r}") from error
+
+
+def _text_or_none(part: object) -> Optional[str]:
+    if part is None or isinstance(part, str):
+        return part
+    raise TypeError("game_id and digest are text")
+
+
+def anchor_holds(source: Source, cursor: Cursor, inode: int) -> bool:
+    """Whether the rows up to the cursor are still those that were read."""
+    if cursor.inode != inode:
+        return False
+    if cursor.rowid == 0:
+        return True
+    row = source.row_at(cursor.rowid)
+    if row is None or row.game_id != cursor.game_id:
+        return False
+    if cursor.digest is None:
+        return True
+    found = source.digest_one(row.game_id)
+    return found is not None and found.identity == cursor.digest
+
+
+def short_games(waiting: Mapping[str, Waiting], now: float, after_seconds: float) -> List[str]:
+    """Ids of games that are over but incomplete, have not moved for ``after_seconds``, and were not yet told."""
+    return sorted(
+        game_id
+        for game_id, entry in waiting.items()
+        if entry.finished and not entry.reported and now - entry.since >= after_seconds
+    )

@@ -1,0 +1,194 @@
+"""The tables of the state database, and the revision that they belong to.
+
+Times are wall-clock seconds since 1970 (double precision, for display and pruning; nothing is ordered by the clock of
+another machine), except ``leases.expires``. Text columns that are part of a key are never NULL: "none" is the empty
+text. A change here needs a new revision in ``migrations/versions`` and its name in ``REVISION``; a test compares both.
+Source: architecture.md, 7 (tables) and 1 rule 4 (a receipt names content, never a path).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+REVISION: Final = "0001"
+"""The newest Alembic revision, which ``metadata.create_all`` is equal to; kept here so that nobody imports Alembic."""
+
+VERSION_TABLE: Final = "state_version"
+"""Not Alembic's usual name: on PostgreSQL, Dagster's own tables may share the database."""
+
+metadata: Final = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# SQLite counts up by itself only for a column of type INTEGER; PostgreSQL needs BIGINT for more than 2**31 rows.
+_ID: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _text(name: str, *, key: bool = False) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, primary_key=key, nullable=False, server_default=None if key else "")
+
+
+def _count(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
+
+
+def _time(name: str, *, nullable: bool = True) -> sa.Column[float]:
+    return sa.Column(name, sa.Double, nullable=nullable)
+
+
+def _seconds(name: str) -> sa.Column[float]:
+    return sa.Column(name, sa.Double, nullable=False, server_default="0")
+
+
+version: Final = sa.Table(
+    VERSION_TABLE,
+    metadata,
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
+)
+"""As Alembic itself would create it; holds one row."""
+
+nodes: Final = sa.Table(
+    "nodes",
+    metadata,
+    _text("name", key=True),
+    _text("status"),  # up | down
+    _text("transport"),  # the one that worked last
+    _text("agent_version"),
+    _text("manifest_token"),  # what to send as `since` for the next delta
+    _time("manifest_at"),  # when the node last told its files
+    _time("last_seen_at"),
+    _text("last_error"),
+    _time("last_error_at"),
+    sa.Column("extra", sa.JSON, nullable=False),
+)
+
+node_files: Final = sa.Table(
+    "node_files",
+    metadata,
+    sa.Column("node", sa.Text, sa.ForeignKey("nodes.name", ondelete="CASCADE"), primary_key=True),
+    _text("path", key=True),
+    _text("config", key=True),  # one row per config of a mixed database; empty when the file belongs to none
+    _text("data_type"),
+    _text("kind"),
+    sa.Column("collectable", sa.Boolean, nullable=False),
+    _count("size_bytes"),
+    _count("mtime_ns"),
+    _text("token"),  # the node's change token of the file: compared for equality only
+    sa.Column("games", sa.BigInteger),  # finished games of this config; NULL when the file is not a games database
+    _text("error"),  # why the node could not read it
+    _time("seen_at", nullable=False),
+    sa.Index(None, "config", "data_type"),
+)
+
+artifacts: Final = sa.Table(
+    "artifacts",
+    metadata,
+    _text("sha256", key=True),
+    _text("kind"),
+    _count("size_bytes"),
+    _count("raw_bytes"),
+    _text("config"),
+    _text("origin_node"),
+    _time("created_at", nullable=False),
+    sa.Index(None, "config"),
+)
+
+receipts: Final = sa.Table(
+    "receipts",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),  # counts up; "what is new since" asks by it
+    _text("sha256"),
+    _text("node"),
+    _text("path"),
+    _count("size_bytes"),
+    _time("verified_at", nullable=False),
+    sa.UniqueConstraint("sha256", "node"),
+    sa.Index(None, "node", "path"),
+    sqlite_autoincrement=True,
+)
+
+leases: Final = sa.Table(
+    "leases",
+    metadata,
+    _text("name", key=True),
+    _text("holder"),  # empty when free; the row stays, because the fence goes on counting
+    _text("host"),
+    _count("pid"),
+    sa.Column("pid_started", sa.BigInteger),  # clock ticks after boot (/proc/<pid>/stat); NULL where unknown
+    _text("boot_id"),
+    _seconds("expires"),  # SQLite: CLOCK_BOOTTIME of boot_id; PostgreSQL: the database's clock, seconds since 1970
+    _count("fence"),
+)
+
+transfers: Final = sa.Table(
+    "transfers",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    _text("artifact"),
+    _text("node"),
+    _text("direction"),  # fetch | push
+    _text("transport"),
+    _text("config"),
+    _text("trigger"),
+    _count("size_bytes"),
+    _count("received_bytes"),
+    _count("resumed_from"),
+    _text("state"),  # running | done | failed
+    _time("started_at", nullable=False),
+    _time("updated_at", nullable=False),
+    _time("finished_at"),
+    _text("error_class"),
+    _text("error"),
+    _text("host"),  # who runs it, as in leases: a row of a dead process is not running
+    _count("pid"),
+    sa.Column("pid_started", sa.BigInteger),
+    _text("boot_id"),
+    sa.Index(None, "state"),
+    sa.Index(None, "node", "started_at"),
+    sqlite_autoincrement=True,
+)
+
+changes: Final = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("change_id", sa.Text, nullable=False),  # made by the writer; the same change again has the same one
+    _time("at", nullable=False),
+    _text("data_type"),
+    _text("direction"),
+    _text("config"),
+    _text("node"),
+    _text("artifact"),
+    _text("source_path"),
+    _count("games_new"),
+    _count("games_same"),
+    _count("games_revised"),
+    _count("games_renamed"),
+    _count("games_annotated"),
+    _count("set_aside"),
+    _count("size_bytes"),
+    _seconds("seconds"),
+    _text("transport"),
+    sa.Column("canonical_games", sa.BigInteger),
+    sa.Column("lag_seconds", sa.Double),
+    sa.Column("checks", sa.JSON, nullable=False),
+    _text("trigger"),
+    _time("recorded_at"),  # NULL until Dagster has it
+    _text("recorded_by"),
+    sa.UniqueConstraint("change_id"),
+    sa.Index(
+        "ix_changes_pending",
+        "id",
+        sqlite_where=sa.text("recorded_at IS NULL"),
+        postgresql_where=sa.text("recorded_at IS NULL"),
+    ),
+    sa.Index(None, "config", "node"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,100 @@
+"""Where things lie under a root (an ``ai-service`` directory): the one place that spells these paths.
+
+Paths are put together from names that were checked, so that no config or node name from outside can leave the root.
+Source: architecture.md, 1 (canonical store, incoming); domain.md, 1.2 (``data/games``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ringrift_sync_dagster.core.model import SHA256, checked_node_name
+from ringrift_sync_dagster.node.patterns import CONFIGS
+from ringrift_sync_dagster.storage.files import make_dirs
+
+SCRATCH_DIR: Final = "data/.ringrift-sync"
+"""Our own files on a node; the leading dot keeps every scan out of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths under one root; only ``mkdirs`` touches the disk.
+
+    Args:
+        root: The ``ai-service`` directory of this machine.
+
+    """
+
+    root: Path
+
+    @property
+    def games_dir(self) -> Path:
+        """The directory of the games databases."""
+        return self.root / "data" / "games"
+
+    @property
+    def quarantine(self) -> Path:
+        """What was set aside: one directory per node."""
+        return self.root / "data" / "quarantine"
+
+    @property
+    def scratch(self) -> Path:
+        """Our own working files: artifacts that are served, temporary copies."""
+        return self.root / SCRATCH_DIR
+
+    @property
+    def artifacts(self) -> Path:
+        """Artifacts made on this machine and waiting to be fetched; named by their SHA-256."""
+        return self.scratch / "artifacts"
+
+    def canonical(self, config: str) -> Path:
+        """The canonical games database of a config.
+
+        Raises:
+            ValueError: There is no such config.
+
+        """
+        if config not in CONFIGS:
+            raise ValueError(f"{config!r} is not a config; the configs are {', '.join(CONFIGS)}")
+        return self.games_dir / f"canonical_{config}.db"
+
+    def incoming(self, node: str) -> Path:
+        """The directory in which the bytes of a node land first.
+
+        Raises:
+            ValueError: The name cannot name a node.
+
+        """
+        return self.root / "data" / "incoming" / checked_node_name(node)
+
+    def incoming_artifact(self, node: str, sha256: str) -> Path:
+        """The final name of an artifact that arrived from a node; ``.part`` is appended while it is incomplete.
+
+        Raises:
+            ValueError: The node's name or the digest is not usable.
+
+        """
+        if not SHA256.fullmatch(sha256):
+            raise ValueError(f"{sha256!r} is not a SHA-256 in lower-case hexadecimal")
+        return self.incoming(node) / sha256
+
+    def relative(self, path: Path) -> str:
+        """The path as the state database records it: relative to the root, with ``/``.
+
+        Raises:
+            ValueError: The path is not under the root.
+
+        """
+        return path.relative_to(self.root).as_posix()
+
+    def mkdirs(self) -> None:
+        """Create the directories that do not depend on a node. Idempotent.
+
+        Raises:
+            LocalDiskError: The root is not writable, or a name on the way is a file.
+
+        """
+        for directory in (self.games_dir, self.root / "data" / "incoming", self.quarantine, self.artifacts):
+            make_dirs(directory)

@@ -1,0 +1,94 @@
+"""Ask a node what it has: its manifest goes into the state database, what can be collected becomes work by config.
+
+Only what changed since the last answer travels. The state database's copy is as good as the node's own list, because
+a delta is only accepted on top of the very token that it was made from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ringrift_sync_dagster.core.model import DataType
+from ringrift_sync_dagster.errors import TransferError
+from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.settings.nodes import Node
+from ringrift_sync_dagster.state import nodes as node_state
+from ringrift_sync_dagster.state.nodes import NodeFile
+from ringrift_sync_dagster.sync.report import Note
+from ringrift_sync_dagster.sync.runtime import Runtime
+from ringrift_sync_dagster.transports.base import Transport
+
+MANIFEST_SECONDS: Final = 120.0
+_DAMAGED: Final = ("corrupt", "not_a_database")
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a node has to collect.
+
+    Args:
+        sources: Databases with finished games of each config.
+        notes: Files that a person should know of.
+
+    """
+
+    sources: Mapping[str, tuple[NodeFile, ...]]
+    notes: tuple[Note, ...]
+
+
+def survey(runtime: Runtime, transport: Transport, node: Node, configs: Collection[str]) -> Survey:
+    """Ask for what changed, take it over, and sort the games databases.
+
+    Raises:
+        TransferError: The node cannot be asked, or its answer makes no sense.
+
+    """
+    _update(runtime, transport, node)
+    sources: dict[str, list[NodeFile]] = {}
+    notes: list[Note] = []
+    for file in node_state.files_of(runtime.state, node.name, DataType.GAMES.value):
+        if file.error:
+            notes.append(_note(runtime, file))
+        if file.collectable and file.games and file.config in configs:
+            sources.setdefault(file.config, []).append(file)
+    return Survey({config: tuple(found) for config, found in sources.items()}, tuple(notes))
+
+
+def _update(runtime: Runtime, transport: Transport, node: Node) -> None:
+    """Bring the state database's copy of the manifest up to date."""
+    known = node_state.node_row(runtime.state, node.name)
+    since = known.manifest_token if known else ""
+    for token in (since, ""):
+        manifest = transport.manifest(token or None, deadline=clock.Deadline.after(MANIFEST_SECONDS))
+        try:
+            applied = node_state.apply_manifest(
+                runtime.state, node.name, manifest, since=token, at=clock.wall(), transport=transport.name
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise TransferError(node.name, transport.name, f"its manifest makes no sense: {error}") from error
+        if applied.accepted:
+            return
+    raise TransferError(node.name, transport.name, "it answers a question for everything with a part; is it upgrading?")
+
+
+def _note(runtime: Runtime, file: NodeFile) -> Note:
+    """What is wrong with a database; a damaged one is listed in the quarantine, so that nobody overlooks it.
+
+    Its bytes stay on the node, which owns them; what is kept here is the manifest's word about them.
+    """
+    code, _, message = file.error.partition(": ")
+    if code in _DAMAGED:
+        word = {"path": file.path, "bytes": file.size_bytes, "mtime_ns": file.mtime_ns, "error": file.error}
+        runtime.intake.quarantine.add(
+            file.node,
+            f"{file.path}@{file.size_bytes}-{file.mtime_ns}",
+            json.dumps(word).encode(),
+            reason=code,
+            detail=f"{file.path} stays on the node: {message}",
+            artifact="",
+            at=clock.wall(),
+        )
+    return Note(file.node, file.path, code, message)

@@ -1,0 +1,338 @@
+"""Requests to one agent, and the one place where what goes wrong with HTTP becomes an error of ours.
+
+Both limits of a body hold for any pattern of bytes: a silence ends at the socket's timeout, and a guard thread ends a
+trickle at the deadline, or at once when the transfer is cancelled, by shutting the socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final, Self
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from ringrift_sync_dagster.errors import (
+    AuthenticationError,
+    DeadlineExceededError,
+    StallError,
+    TransferCancelledError,
+    TransferError,
+    TransientError,
+)
+from ringrift_sync_dagster.settings.clock import Deadline, monotonic
+from ringrift_sync_dagster.settings.nodes import Node
+from ringrift_sync_dagster.transports.http_errors import from_library, from_status
+from ringrift_sync_dagster.transports.networks import TrustedNetworks
+from ringrift_sync_dagster.transports.sending import FileBody
+
+CONNECT_SECONDS: Final = 5.0
+_PIECE_BYTES: Final = 1 << 16
+_BATCH_BYTES: Final = 1 << 20  # given on together: under TLS a piece is 16 KiB, too little for a write of its own
+_BATCH_SECONDS: Final = 0.25  # but on a slow link nothing waits longer than this
+_JSON_MAX_BYTES: Final = 64 << 20
+_ERROR_MAX_BYTES: Final = 64 << 10
+_CONNECTIONS: Final = 8
+_LEAST_SECONDS: Final = 0.001  # the libraries refuse a timeout of 0
+_GUARD_LOOKS_SECONDS: Final = 0.1
+
+
+class _PinnedAdapter(HTTPAdapter):
+    """Accepts exactly one certificate, by its SHA-256; names and authorities do not matter then."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self._fingerprint = fingerprint
+        super().__init__(pool_connections=1, pool_maxsize=_CONNECTIONS, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - requests' own signature
+        if self._fingerprint:
+            kwargs["assert_fingerprint"] = self._fingerprint
+        super().init_poolmanager(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request.
+
+    Args:
+        method: HTTP method.
+        path: Path of the request.
+        query: Query of the request.
+        headers: Further headers.
+        body: JSON, or an artifact's bytes.
+        authorized: Send the token.
+        patient: The node may be silent until the deadline, because it works.
+        more_seconds: How much longer than a stall it may be silent before it answers.
+
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | FileBody | None = None
+    authorized: bool = True
+    patient: bool = False
+    more_seconds: float = 0.0
+
+    @property
+    def what(self) -> str:
+        """The request, for messages."""
+        return f"{self.method} {self.path}"
+
+
+class Channel:
+    """HTTP to one agent; safe in several threads.
+
+    Args:
+        node: The node.
+        transport: The rung's name, for messages.
+        token: Gives our token.
+        trusted: Where plain HTTP is allowed.
+        stall_seconds: Longest silence.
+
+    """
+
+    def __init__(
+        self, node: Node, transport: str, token: Callable[[], str], trusted: TrustedNetworks, stall_seconds: float
+    ) -> None:
+        self.node = node.name
+        self.transport = transport
+        self.stall_seconds = stall_seconds
+        self._host = node.address
+        self._token = token
+        self._trusted = trusted
+        self._secure = bool(node.tls_fingerprint)
+        shown = f"[{node.address}]" if ":" in node.address else node.address
+        self.base = f"{'https' if self._secure else 'http'}://{shown}:{node.agent_port}"
+        self._may_send = self._secure
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = False  # the pin below is stricter: this one certificate
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._session.mount(self.base, _PinnedAdapter(node.tls_fingerprint))
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self._session.close()
+
+    def json(self, ask: Ask, deadline: Deadline) -> dict[str, Any]:
+        """Ask and give the JSON object of the answer; an empty answer is an empty object.
+
+        Raises:
+            TransferError: By what to do next.
+
+        """
+        with self.open(ask, deadline) as reply:
+            reply.raise_for_status()
+            return reply.json()
+
+    @contextlib.contextmanager
+    def open(self, ask: Ask, deadline: Deadline, cancel: threading.Event | None = None) -> Iterator[Reply]:
+        """Ask, and give the answer for as long as the body runs; it reads the answer's body.
+
+        Raises:
+            TransferError: By what to do next.
+
+        """
+        deadline.check(self.node, self.transport, ask.what)
+        guard = _Guard(deadline, cancel)
+        try:
+            with self.errors(guard, deadline, ask.what):
+                response = self._send(ask, deadline)
+            with response, guard.watching(response.raw):
+                yield Reply(self, response, guard, deadline, ask.what)
+        finally:
+            guard.end()
+
+    def _send(self, ask: Ask, deadline: Deadline) -> requests.Response:
+        silence = deadline.remaining() if ask.patient else self.stall_seconds + ask.more_seconds
+        # While a body is sent the first number is the socket's timeout, so it must allow for a slow disk over there.
+        connect = self.stall_seconds if isinstance(ask.body, FileBody) else CONNECT_SECONDS
+        return self._session.request(
+            ask.method,
+            self.base + ask.path,
+            params=ask.query,
+            headers={**ask.headers, **self._authorization(ask)},
+            data=ask.body,
+            stream=True,
+            timeout=(max(deadline.at_most(connect), _LEAST_SECONDS), max(deadline.at_most(silence), _LEAST_SECONDS)),
+            allow_redirects=False,
+        )
+
+    def _authorization(self, ask: Ask) -> dict[str, str]:
+        if not ask.authorized:
+            return {}
+        self._check_secrecy()
+        return {"Authorization": f"Bearer {self._token()}"}
+
+    @contextlib.contextmanager
+    def errors(self, guard: _Guard, deadline: Deadline, what: str) -> Iterator[None]:
+        """Translate the libraries' errors; what the guard or the deadline ended is called that."""
+        try:
+            yield
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            guard.check(self.node, self.transport, what)
+            translated = from_library(error, self.node, self.transport, f"{what} at {self.base}", self.stall_seconds)
+            if isinstance(translated, StallError) and deadline.expired:
+                message = f"{what} was not done within {deadline.seconds:.1f} s; what has arrived is kept"
+                raise DeadlineExceededError(self.node, self.transport, message) from error
+            raise translated from error
+
+    def _check_secrecy(self) -> None:
+        if not self._may_send and not self._trusted.holds_host(self._host):
+            message = (
+                f"{self._host} is outside the trusted networks and the inventory pins no certificate for it: "
+                "the token is not sent in the clear; set agent_tls_fingerprint"
+            )
+            raise AuthenticationError(self.node, self.transport, message)
+        self._may_send = True
+
+
+class Reply:
+    """The answer to one request; used inside the ``with`` that gave it."""
+
+    def __init__(
+        self, channel: Channel, response: requests.Response, guard: _Guard, deadline: Deadline, what: str
+    ) -> None:
+        self._channel = channel
+        self._response = response
+        self._guard = guard
+        self._deadline = deadline
+        self._what = what
+        self._failure: TransferError | None = None
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        return self._response.status_code
+
+    def header(self, name: str) -> str:
+        """Give a header of the answer; empty when it is not there."""
+        return self._response.headers.get(name, "")
+
+    def read(self, at_most: int) -> bytes:
+        """Give the next bytes, undecoded; empty at the end. What came before a failure is given before the failure.
+
+        Raises:
+            TransferError: The connection broke, went silent, or was ended by deadline or cancel.
+
+        """
+        if self._failure is not None:
+            raise self._failure
+        limit, since = min(at_most, _BATCH_BYTES), monotonic()
+        chunks, size = list[bytes](), 0
+        while size < limit and monotonic() - since < _BATCH_SECONDS:
+            try:
+                chunk = self._piece(min(_PIECE_BYTES, limit - size))
+            except TransferError as error:
+                self._failure = error
+                break
+            if not chunk:
+                break
+            chunks.append(chunk)
+            size += len(chunk)
+        if not chunks and self._failure is not None:
+            raise self._failure
+        return b"".join(chunks)
+
+    def json(self) -> dict[str, Any]:
+        """Give the whole body as a JSON object, decoded and bounded.
+
+        Raises:
+            TransientError: It is not one, or it is larger than 64 MiB.
+
+        """
+        body = self._body(_JSON_MAX_BYTES)
+        try:
+            value = json.loads(body) if body else {}
+        except (ValueError, RecursionError) as error:
+            raise self._bad(f"the answer is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise self._bad("the answer is not a JSON object")
+        return value
+
+    def raise_for_status(self) -> None:
+        """Do nothing for 2xx.
+
+        Raises:
+            TransferError: By the status and the code in the body.
+
+        """
+        if not requests.codes.ok <= self.status < requests.codes.multiple_choices:
+            try:
+                value = json.loads(self._body(_ERROR_MAX_BYTES))
+            except (ValueError, RecursionError, TransferError):
+                value = {}
+            found = value.get("error") if isinstance(value, dict) else None
+            error = found if isinstance(found, dict) else {}
+            raise from_status(self.status, error, self._channel.node, self._channel.transport, self._what)
+
+    def _body(self, limit: int) -> bytes:
+        chunks, size = list[bytes](), 0
+        while size <= limit:
+            chunk = self._piece(_BATCH_BYTES, decode=True)
+            if not chunk:
+                return b"".join(chunks)
+            chunks.append(chunk)
+            size += len(chunk)
+        raise self._bad(f"the answer is longer than {limit} bytes")
+
+    def _piece(self, at_most: int, *, decode: bool = False) -> bytes:
+        """Give what one look at the socket brings."""
+        channel = self._channel
+        with channel.errors(self._guard, self._deadline, self._what):
+            data: bytes = self._response.raw.read1(at_most, decode_content=decode)
+        self._guard.check(channel.node, channel.transport, self._what)
+        return data
+
+    def _bad(self, message: str) -> TransientError:
+        return TransientError(self._channel.node, self._channel.transport, f"{self._what}: {message}")
+
+
+class _Guard:
+    """Ends a reading that would outlive its deadline or its cancel event, from a thread of its own."""
+
+    def __init__(self, deadline: Deadline, cancel: threading.Event | None) -> None:
+        self._deadline = deadline
+        self._cancel = cancel
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def watching(self, raw: urllib3.BaseHTTPResponse) -> Iterator[Self]:
+        """Watch a response while the body runs."""
+        self._thread = threading.Thread(target=self._watch, args=(raw,), name="guard", daemon=True)
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self.end()
+
+    def check(self, node: str, transport: str, what: str) -> None:
+        """Raise TransferCancelledError or DeadlineExceededError when that is the reason to stop."""
+        if self._cancel is not None and self._cancel.is_set():
+            message = f"{what} was stopped because we were asked to; what has arrived is kept"
+            raise TransferCancelledError(node, transport, message)
+        self._deadline.check(node, transport, what)
+
+    def end(self) -> None:
+        """Stop watching. Idempotent."""
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _watch(self, raw: urllib3.BaseHTTPResponse) -> None:
+        while not self._done.wait(_GUARD_LOOKS_SECONDS):
+            if self._deadline.expired or (self._cancel is not None and self._cancel.is_set()):
+                # The response may have ended a moment ago; then there is nothing to shut.
+                with contextlib.suppress(OSError, ValueError, RuntimeError):
+                    raw.shutdown()
+                return

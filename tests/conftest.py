@@ -1,0 +1,85 @@
+"""What tests of several layers share: one embedded cluster and one Dagster webserver for the whole test run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+AGENTS = ("vast-900001", "runpod-a1")
+READY_SECONDS = 90.0
+
+Ask = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
+    """Agents of two nodes, which only serve; give each test a coordinator's root and a state of its own."""
+    with EmbeddedCluster(tmp_path_factory.mktemp("cluster"), nodes=AGENTS) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def graphql(shared_cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+    """Ask a real webserver with the project's definitions: ``graphql(query, name=value)`` gives the data.
+
+    Launched runs start at once, because no daemon empties a queue here.
+    """
+    home, root = tmp_path_factory.mktemp("dagster"), tmp_path_factory.mktemp("owner")
+    (home / "dagster.yaml").write_text(
+        "telemetry: {enabled: false}\n"
+        "run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}\n"
+    )
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYTHONDONTWRITE")},
+        **shared_cluster.environment,
+        "RINGRIFT_SYNC_ROOT": str(root),
+        "RINGRIFT_SYNC_STATE_URL": f"sqlite:///{root}/state.db",
+        "DAGSTER_HOME": str(home),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+    }
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port)]
+    command += ["-m", "ringrift_sync_dagster.definitions"]
+    log = home / "webserver.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=output, stderr=output)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_up(process, url, log)
+        yield lambda query, **variables: _ask(url, query, variables)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _ask(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+    answer = requests.post(f"{url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
+    assert "errors" not in answer, answer
+    data: dict[str, Any] = answer["data"]
+    return data
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    limit = time.monotonic() + READY_SECONDS
+    while True:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"{url}/server_info", timeout=5).ok:
+                return
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < limit, log.read_text()
+        time.sleep(0.1)

@@ -1,0 +1,196 @@
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ringrift_sync_dagster.definitions import defs
+from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+from ringrift_sync_dagster.settings.settings import load_settings
+from ringrift_sync_dagster.sync.collect import collect
+from ringrift_sync_dagster.sync.runtime import Runtime
+
+GAMES = dg.AssetKey("games")
+NODES = ["nebius-t1", "runpod-a1", "vast-900001"]  # nebius-t1 has no agent in these tests
+
+Play = Callable[[str, str, int], None]
+
+
+def run(
+    instance: dg.DagsterInstance, job: str, *, partition: str = "", tags: dict[str, str] | None = None, **op: object
+) -> dg.ExecuteInProcessResult:
+    config = {"ops": {"collect_games": {"config": op}}} if op else None
+    return defs.resolve_job_def(job).execute_in_process(
+        instance=instance, raise_on_error=False, partition_key=partition or None, tags=tags, run_config=config
+    )
+
+
+def rectangle(first: str, last: str) -> dict[str, str]:
+    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+
+
+def recorded(instance: dg.DagsterInstance) -> dict[str, dict[str, Any]]:
+    """Metadata of the latest materialization of each partition."""
+    records = instance.fetch_materializations(GAMES, limit=1000, ascending=True).records
+    return {
+        str(record.partition_key): {name: value.value for name, value in record.asset_materialization.metadata.items()}
+        for record in records
+        if record.asset_materialization
+    }
+
+
+def observations(instance: dg.DagsterInstance) -> list[dg.AssetObservation]:
+    found = [record.asset_observation for record in instance.fetch_observations(GAMES, limit=100).records]
+    return [observation for observation in found if observation]
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    failed = [event for event in result.all_events if event.is_step_failure]
+    data = failed[0].step_failure_data.user_failure_data
+    return str(data.description if data else failed[0])
+
+
+@pytest.fixture
+def nodes(instance: dg.DagsterInstance) -> None:
+    instance.add_dynamic_partitions("nodes", NODES)
+
+
+def test_materializing_one_partition_records_it_with_its_numbers(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
+) -> None:
+    play("vast-900001", "hex8_2p", 3)
+
+    result = run(instance, "games_job", partition="hex8_2p|vast-900001")
+
+    assert result.success
+    found = recorded(instance)
+    assert list(found) == ["hex8_2p|vast-900001"]
+    numbers = found["hex8_2p|vast-900001"]
+    assert {numbers[name] for name in ("games_new", "games_total", "canonical_games", "dagster/row_count")} == {3}
+    assert numbers["transport"] == "p2p_http"
+    assert numbers["trigger"] == "dagster"
+    assert numbers["bytes"] > 0
+    assert len(numbers["change_ids"]) == 1
+
+
+def test_every_check_of_the_asset_has_a_verdict_also_when_nothing_changed(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
+) -> None:
+    play("vast-900001", "hex8_2p", 2)
+
+    for _ in range(2):
+        result = run(instance, "games_job", partition="hex8_2p|vast-900001")
+        verdicts = {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
+
+        assert result.success
+        assert verdicts == {"counts_reconcile": True, "no_moveless_games": True, "written_games_are_sound": True}
+
+
+def test_a_rectangle_is_one_run_and_records_only_what_changed(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
+) -> None:
+    play("vast-900001", "hex8_2p", 2)
+    play("runpod-a1", "hex8_3p", 1)
+
+    result = run(instance, "games_job", tags=rectangle("hex8_2p|runpod-a1", "hex8_4p|vast-900001"))
+
+    assert result.success
+    assert set(recorded(instance)) == {"hex8_2p|vast-900001", "hex8_3p|runpod-a1"}
+    (observation,) = observations(instance)
+    assert observation.partition is None
+    assert observation.metadata["unchanged"].value == 4
+
+
+def test_what_did_not_change_is_not_recorded_again(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
+) -> None:
+    play("vast-900001", "hex8_2p", 2)
+    run(instance, "games_job", partition="hex8_2p|vast-900001")
+
+    assert run(instance, "games_job", partition="hex8_2p|vast-900001").success
+
+    assert len(instance.fetch_materializations(GAMES, limit=10).records) == 1
+
+
+def test_one_failed_partition_does_not_stop_the_others_and_is_named(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
+) -> None:
+    play("vast-900001", "hex8_2p", 2)
+
+    result = run(instance, "games_job", tags=rectangle("hex8_2p|nebius-t1", "hex8_2p|vast-900001"))
+
+    assert not result.success
+    assert set(recorded(instance)) == {"hex8_2p|vast-900001"}
+    assert "1 partition failed" in failure_of(result)
+    assert "hex8_2p|nebius-t1" in failure_of(result)
+
+
+def test_a_node_that_left_the_inventory_fails_its_own_partition_only(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
+) -> None:
+    play("vast-900001", "hex8_2p", 2)
+    instance.add_dynamic_partitions("nodes", ["vast-gone"])
+
+    result = run(instance, "games_job", tags=rectangle("hex8_2p|vast-900001", "hex8_2p|vast-gone"))
+
+    assert set(recorded(instance)) == {"hex8_2p|vast-900001"}
+    assert "hex8_2p|vast-gone: the inventory has no host of this name any more" in failure_of(result)
+
+
+def test_a_backfill_also_answers_for_what_did_not_change(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
+) -> None:
+    play("vast-900001", "hex8_2p", 2)
+    tags = rectangle("hex8_2p|nebius-t1", "hex8_2p|vast-900001") | {"dagster/backfill": "abcdefgh"}
+
+    run(instance, "games_job", tags=tags)
+
+    outcomes = {key: numbers["outcome"] for key, numbers in recorded(instance).items()}
+    assert outcomes == {"hex8_2p|vast-900001": "changed", "hex8_2p|runpod-a1": "unchanged"}
+
+
+def test_the_op_job_brings_the_nodes_in_step_and_collects_what_its_config_says(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play
+) -> None:
+    play("vast-900001", "hex8_2p", 2)
+    play("vast-900001", "square8_2p", 1)
+
+    result = run(instance, "collect_games_job", configs=["hex8_2p"], nodes=["vast-900001"])
+
+    assert result.success
+    assert set(recorded(instance)) == {"hex8_2p|vast-900001"}
+    assert set(instance.get_dynamic_partitions("nodes")) == {"hetzner-v1", "nebius-t1", "runpod-a1", "vast-900001"}
+
+
+def test_what_the_command_line_collected_is_recorded_by_the_next_run_whatever_it_collects(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
+) -> None:
+    play("vast-900001", "hex8_2p", 2)
+    play("runpod-a1", "square19_4p", 1)
+    with Runtime.open(load_settings()) as runtime:
+        collect(runtime, nodes=["vast-900001", "runpod-a1"], trigger="cli")
+
+    assert run(instance, "games_job", partition="hexagonal_2p|runpod-a1").success
+
+    found = recorded(instance)
+    assert set(found) == {"hex8_2p|vast-900001", "square19_4p|runpod-a1"}
+    assert {numbers["trigger"] for numbers in found.values()} == {"cli"}
+
+
+def test_a_wrong_config_is_a_failure_that_says_what_to_do(instance: dg.DagsterInstance, owner: EmbeddedCluster) -> None:
+    result = run(instance, "collect_games_job", configs=["hex9_2p"])
+
+    assert not result.success
+    assert "'hex9_2p' is no config" in failure_of(result)
+
+
+def test_a_missing_inventory_is_a_failure_that_names_it(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RINGRIFT_SYNC_HOSTS", "/nowhere/hosts")
+
+    result = run(instance, "collect_games_job")
+
+    assert not result.success
+    assert "/nowhere/hosts" in failure_of(result)
+    assert "RINGRIFT_SYNC_HOSTS" in failure_of(result)

@@ -1,0 +1,21 @@
+"""The demo as a newcomer runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ringrift_sync_dagster.demo.processes import CHECKOUT
+
+
+@pytest.mark.cluster
+def test_the_demo_ends_well_and_tells_how_to_look_at_its_data(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "ringrift_sync_dagster.demo", "--base", str(tmp_path)],
+        check=False, capture_output=True, text=True, cwd=CHECKOUT, timeout=300,
+    )  # fmt: skip
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Verdict: the ledgers and the canonical store agree" in ended.stdout
+    assert "make dev" in ended.stdout
