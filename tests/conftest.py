@@ -32,12 +32,20 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedde
 
 
 @pytest.fixture(scope="session")
-def graphql(shared_cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
+def webserver_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The coordinator's root of what the webserver launches."""
+    return tmp_path_factory.mktemp("owner")
+
+
+@pytest.fixture(scope="session")
+def graphql(
+    shared_cluster: EmbeddedCluster, webserver_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ask]:
     """Ask a real webserver with the project's definitions: ``graphql(query, name=value)`` gives the data.
 
     Launched runs start at once, because no daemon empties a queue here.
     """
-    home, root = tmp_path_factory.mktemp("dagster"), tmp_path_factory.mktemp("owner")
+    home, root = tmp_path_factory.mktemp("dagster"), webserver_root
     (home / "dagster.yaml").write_text(
         "telemetry: {enabled: false}\n"
         "run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}\n"

@@ -96,7 +96,7 @@ class GamesIntake:
         with self._inflated(arrival) as pack:
             config = self._config(arrival, pack)
             if pack.meta.get("kind") == "aside":
-                accepted = self._set_aside_all(arrival, pack, config)
+                accepted = self._set_aside_all(arrival, pack, config, started)
             else:
                 accepted = self._merge(arrival, pack, config, started)
             self._receipt(arrival, pack, config)
@@ -117,7 +117,7 @@ class GamesIntake:
             return self._config(arrival, pack)
 
     def _merge(self, arrival: Arrival, pack: _Pack, config: str, started: float) -> Accepted:
-        change_id = f"{arrival.artifact.sha256[:16]}-{os.urandom(8).hex()}"
+        change_id = _change_id(arrival)
         origin = Origin(arrival.artifact.sha256, arrival.node, change_id)
         cursor = _cursor(arrival, pack)
         try:
@@ -130,7 +130,7 @@ class GamesIntake:
             raise self._refused(arrival, error.message) from error
         return _accepted(config, merged)
 
-    def _set_aside_all(self, arrival: Arrival, pack: _Pack, config: str) -> Accepted:
+    def _set_aside_all(self, arrival: Arrival, pack: _Pack, config: str, started: float) -> Accepted:
         """Quarantine each game of a pack of games that are over but not complete."""
         asides = []
         with packfile.open_pack(str(pack.database)) as conn:
@@ -141,11 +141,13 @@ class GamesIntake:
                 detail = f"it is over, has {moves} moves, and stood still; complete is max(5, total_moves)"
                 self._put_aside(arrival, Aside(arrival.node, game_id, identity, "short", detail, data))
                 asides.append(SetAside(game_id, identity, "short"))
-        cursor = _cursor(arrival, pack)
-        if cursor is not None:
-            with self._turns[config], hold(self.state, f"canonical:{config}", wait_seconds=LEASE_WAIT_SECONDS):
-                self.store.set_cursor(config, arrival.node, *cursor)
-        return Accepted(config, set_aside=tuple(asides), canonical_games=self.store.games(config))
+        change_id = _change_id(arrival)
+        told = {"set_aside": len(asides), "asides": [[one.game_id, one.identity, one.reason] for one in asides]}
+        summary = {**_note(arrival, pack, config, change_id, started), **told}
+        with self._turns[config], hold(self.state, f"canonical:{config}", wait_seconds=LEASE_WAIT_SECONDS):
+            self.store.add_change(config, arrival.node, change_id, summary, _cursor(arrival, pack))
+        games = self.store.games(config)
+        return Accepted(config, set_aside=tuple(asides), canonical_games=games, changed=True)
 
     def _put_aside(self, arrival: Arrival, aside: Aside) -> None:
         self.quarantine.add(
@@ -210,6 +212,11 @@ class GamesIntake:
     def _let_go(path: Path) -> None:
         path.unlink(missing_ok=True)
         fsync_dir(path.parent)
+
+
+def _change_id(arrival: Arrival) -> str:
+    """A new id: the artifact, so that people can find it, and chance, because it may bring something twice."""
+    return f"{arrival.artifact.sha256[:16]}-{os.urandom(8).hex()}"
 
 
 def _cursor(arrival: Arrival, pack: _Pack) -> tuple[str, dict[str, Any]] | None:

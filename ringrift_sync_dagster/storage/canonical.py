@@ -46,6 +46,21 @@ class CanonicalStore:
             canonical.prepare(conn)
             canonical.write_cursor(conn, node, path, config, dict(cursor))
 
+    def add_change(
+        self,
+        config: str,
+        node: str,
+        change_id: str,
+        summary: Mapping[str, Any],
+        cursor: tuple[str, dict[str, Any]] | None,
+    ) -> None:
+        """Write down a change that merged nothing, only set games aside, with the cursor behind it."""
+        with self._write(config) as conn, canonical.writing(conn):
+            canonical.prepare(conn)
+            canonical.add_change(conn, change_id, {**summary, "canonical_games": canonical.count(conn)})
+            if cursor is not None:
+                canonical.write_cursor(conn, node, cursor[0], config, cursor[1])
+
     def missing(self, config: str, listed: Sequence[tuple[str, str]]) -> list[str]:
         """Of games listed as (id, identity digest), the ids whose identity the store does not hold."""
         with self._read(config) as conn:

@@ -55,6 +55,14 @@ class _PinnedAdapter(HTTPAdapter):
             kwargs["assert_fingerprint"] = self._fingerprint
         super().init_poolmanager(*args, **kwargs)
 
+    def close(self) -> None:
+        """Close the connections now: urllib3 would leave that to the garbage collector."""
+        pools = self.poolmanager.pools
+        for key in pools.keys():  # noqa: SIM118 - urllib3's container cannot be iterated
+            if (pool := pools.get(key)) is not None:
+                pool.close()
+        super().close()
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:

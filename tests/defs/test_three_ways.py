@@ -1,0 +1,116 @@
+"""The UI, ``dagster job execute`` and the command line do the same: the same content, each in the asset's history."""
+
+import contextlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+from ringrift_sync_dagster.demo.games import make_game
+from ringrift_sync_dagster.demo.recorder import Recorder
+from ringrift_sync_dagster.demo.schemas import Dialect
+from ringrift_sync_dagster.node.digest import digests
+from tests.defs.test_webserver import HISTORY, launch
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+CONFIG, NODE = "square19_3p", "vast-900001"
+KEY = f"{CONFIG}|{NODE}"
+DAGSTER_YAML = """
+telemetry: {enabled: false}
+storage: {sqlite: {base_dir: %(home)s/storage}}
+"""
+
+
+def content(root: Path) -> set[tuple[str, str, str]]:
+    """Id and digests of each canonical game, recomputed from its rows."""
+    with contextlib.closing(sqlite3.connect(root / "data" / "games" / f"canonical_{CONFIG}.db")) as conn:
+        return {(found.game_id, found.identity, found.annotation) for found in digests(conn)}
+
+
+def run(arguments: list[str], environment: Mapping[str, str]) -> None:
+    """Run one of the programs that a person runs."""
+    done = subprocess.run(arguments, env=dict(environment), cwd=CHECKOUT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def execute(environment: Mapping[str, str]) -> None:
+    """``dagster job execute`` of the collecting job, over this node."""
+    job = ["-m", "ringrift_sync_dagster.definitions", "-j", "collect_games_job"]
+    config = {"ops": {"collect_games": {"config": {"nodes": [NODE], "configs": [CONFIG]}}}}
+    file = Path(environment["DAGSTER_HOME"]) / "run.json"
+    file.write_text(json.dumps(config))  # every JSON text is YAML
+    run([sys.executable, "-m", "dagster", "job", "execute", *job, "--config", str(file)], environment)
+
+
+def owner(cluster: EmbeddedCluster, folder: Path) -> dict[str, str]:
+    """The environment of a coordinator of its own, with an own Dagster instance."""
+    folder.mkdir()
+    (folder / "dagster.yaml").write_text(DAGSTER_YAML % {"home": folder})
+    return {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+        **cluster.environment,
+        "RINGRIFT_SYNC_ROOT": str(folder / "root"),
+        "RINGRIFT_SYNC_STATE_URL": f"sqlite:///{folder}/state.db",
+        "DAGSTER_HOME": str(folder),
+    }
+
+
+def materialized(home: Path) -> list[str]:
+    """Partitions in the history of the asset ``games``, one for each event."""
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        records = instance.fetch_materializations(dg.AssetKey("games"), limit=100).records
+        return [str(record.partition_key) for record in records]
+
+
+@pytest.fixture
+def twelve_games(shared_cluster: EmbeddedCluster) -> Iterator[None]:
+    """Games on one node, which are gone afterwards: the agents are shared with other tests."""
+    folder = shared_cluster.node_root(NODE) / "data" / "games"
+    with Recorder(folder / f"selfplay_{CONFIG}.db", Dialect.V18) as recorder:
+        recorder.record_all([make_game(f"three-ways-{number}", CONFIG) for number in range(12)])
+    yield
+    for path in folder.glob(f"selfplay_{CONFIG}.db*"):
+        path.unlink()
+
+
+@pytest.mark.usefixtures("twelve_games")
+def test_ui_job_and_command_line_give_the_same_content_and_each_stands_in_the_history(
+    graphql: Callable[..., dict[str, Any]], webserver_root: Path, shared_cluster: EmbeddedCluster, tmp_path: Path
+) -> None:
+    job, shell = owner(shared_cluster, tmp_path / "job"), owner(shared_cluster, tmp_path / "shell")
+
+    run_id = launch(graphql, KEY)
+    execute(job)
+    run(
+        [
+            sys.executable,
+            "-m",
+            "ringrift_sync_dagster.cli",
+            "sync",
+            "--type",
+            "games",
+            "--config",
+            CONFIG,
+            "--node",
+            NODE,
+        ],
+        shell,
+    )
+    before_the_next_run = materialized(tmp_path / "shell")
+    execute(shell)
+
+    by_ui = content(webserver_root)
+    assert len(by_ui) == 12
+    assert content(tmp_path / "job" / "root") == content(tmp_path / "shell" / "root") == by_ui
+    history = graphql(HISTORY)["assetOrError"]["assetMaterializations"]
+    assert [event["partition"] for event in history if event["runId"] == run_id] == [KEY]
+    assert materialized(tmp_path / "job") == [KEY]
+    assert (before_the_next_run, materialized(tmp_path / "shell")) == ([], [KEY])
