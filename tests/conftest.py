@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,10 +26,20 @@ Ask = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
-def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
-    """Agents of two nodes, which only serve; give each test a coordinator's root and a state of its own."""
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
+    """Agents of two nodes, for the whole test run."""
     with EmbeddedCluster(tmp_path_factory.mktemp("cluster"), nodes=AGENTS) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def shared_cluster(agents: EmbeddedCluster) -> Iterator[EmbeddedCluster]:
+    """The agents of the test run, with nothing on their nodes; give the test a coordinator's root and a state."""
+    yield agents
+    for node in AGENTS:
+        for path in (agents.node_root(node) / "data").iterdir():
+            if not path.name.startswith("."):
+                shutil.rmtree(path)
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +49,7 @@ def webserver_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def graphql(
-    shared_cluster: EmbeddedCluster, webserver_root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ask]:
+def graphql(agents: EmbeddedCluster, webserver_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """Ask a real webserver with the project's definitions: ``graphql(query, name=value)`` gives the data.
 
     Launched runs start at once, because no daemon empties a queue here.
@@ -52,7 +61,7 @@ def graphql(
     )
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTHONDONTWRITE")},
-        **shared_cluster.environment,
+        **agents.environment,
         "RINGRIFT_SYNC_ROOT": str(root),
         "RINGRIFT_SYNC_STATE_URL": f"sqlite:///{root}/state.db",
         "DAGSTER_HOME": str(home),

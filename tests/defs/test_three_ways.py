@@ -6,12 +6,11 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pytest
 
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.games import make_game
@@ -70,21 +69,12 @@ def materialized(home: Path) -> list[str]:
         return [str(record.partition_key) for record in records]
 
 
-@pytest.fixture
-def twelve_games(shared_cluster: EmbeddedCluster) -> Iterator[None]:
-    """Games on one node, which are gone afterwards: the agents are shared with other tests."""
-    folder = shared_cluster.node_root(NODE) / "data" / "games"
-    with Recorder(folder / f"selfplay_{CONFIG}.db", Dialect.V18) as recorder:
-        recorder.record_all([make_game(f"three-ways-{number}", CONFIG) for number in range(12)])
-    yield
-    for path in folder.glob(f"selfplay_{CONFIG}.db*"):
-        path.unlink()
-
-
-@pytest.mark.usefixtures("twelve_games")
 def test_ui_job_and_command_line_give_the_same_content_and_each_stands_in_the_history(
     graphql: Callable[..., dict[str, Any]], webserver_root: Path, shared_cluster: EmbeddedCluster, tmp_path: Path
 ) -> None:
+    database = shared_cluster.node_root(NODE) / "data" / "games" / f"selfplay_{CONFIG}.db"
+    with Recorder(database, Dialect.V18) as recorder:
+        recorder.record_all([make_game(f"three-ways-{number}", CONFIG) for number in range(12)])
     job, shell = owner(shared_cluster, tmp_path / "job"), owner(shared_cluster, tmp_path / "shell")
 
     run_id = launch(graphql, KEY)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,12 +25,10 @@ class Field:
     base: Path
     settings: Settings
     nodes: tuple[str, ...]
-    written: list[Path] = field(default_factory=list)
 
     def play(self, node: str, path: str, *games: Game, dialect: Dialect = Dialect.V18) -> Path:
         """Let a node finish games in its database at ``path``."""
         database = self.cluster.node_root(node) / path
-        self.written.append(database)
         with Recorder(database, dialect) as recorder:
             recorder.record_all(list(games))
         return database
@@ -40,7 +36,6 @@ class Field:
     def put(self, node: str, path: str, data: bytes) -> Path:
         """Put a file on a node."""
         target = self.cluster.node_root(node) / path
-        self.written.append(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
         return target
@@ -61,7 +56,7 @@ class Field:
 
 
 @pytest.fixture
-def field_(shared_cluster: EmbeddedCluster, tmp_path: Path) -> Iterator[Field]:
+def field_(shared_cluster: EmbeddedCluster, tmp_path: Path) -> Field:
     settings = load_settings(
         home=tmp_path,
         hosts=shared_cluster.hosts,
@@ -69,8 +64,4 @@ def field_(shared_cluster: EmbeddedCluster, tmp_path: Path) -> Iterator[Field]:
         state_url=f"sqlite:///{tmp_path}/state.db",
         token_file=shared_cluster.environment["RINGRIFT_SYNC_TOKEN_FILE"],
     )
-    made = Field(shared_cluster, tmp_path, settings, shared_cluster.nodes)
-    yield made
-    for database in made.written:
-        for path in database.parent.glob(f"{database.name}*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return Field(shared_cluster, tmp_path, settings, shared_cluster.nodes)
