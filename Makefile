@@ -1,5 +1,5 @@
 # The project's verbs, the same on a laptop and in CI. PYTHON names the interpreter that .venv is made from;
-# ARGS is handed to pytest, e.g. `make test ARGS="-k merge -x"`.
+# ARGS is handed to pytest, e.g. `make test ARGS="-k merge -x"`; JOBS is how many processes test at the same time.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -7,6 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3.11
 ARGS ?=
+JOBS ?= $(shell nproc)
 BIN := .venv/bin
 
 export PYTHON
@@ -54,7 +55,8 @@ check-definitions:
 	@PYTHONWARNINGS=ignore:Function $(BIN)/dagster definitions validate --log-level warning -w workspace.yaml && echo "dagster definitions: ok"
 
 test: setup ## Run the tests, all but those of `cluster`, `soak` and `mutants`.
-	@$(BIN)/python -m pytest tests --ignore=tests/mutants -m "not cluster and not soak and not mutants" $(ARGS)
+	@$(BIN)/python -m pytest tests --ignore=tests/mutants -m "not cluster and not soak and not mutants" \
+		-n $(JOBS) --dist loadgroup $(ARGS)
 
 cluster: setup ## Run the tests that need the embedded cluster.
 	@$(BIN)/python -m pytest tests --ignore=tests/mutants -m "cluster and not soak" -o timeout=600 $(ARGS)

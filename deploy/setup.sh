@@ -18,7 +18,7 @@ say() { printf 'setup: %s\n' "$*"; }
 missing_packages() {
     local path="$PATH:/usr/sbin:/sbin" pair
     for pair in rsync:rsync sshd:openssh-server ssh:openssh-client ip:iproute2 sqlite3:sqlite3 \
-        curl:curl strace:strace ps:procps; do
+        curl:curl aria2c:aria2 nginx:nginx-light strace:strace ps:procps mkfs.ext4:e2fsprogs; do
         PATH="$path" type -P "${pair%%:*}" >/dev/null || printf '%s\n' "${pair##*:}"
     done
 }

@@ -144,6 +144,7 @@ def build_app(parts: Parts, authenticator: Authenticator, plain_rule: Middleware
     """
     middlewares = [_counting(parts.metrics), errors_as_json, plain_rule, authenticator.middleware]
     app = web.Application(middlewares=middlewares, client_max_size=parts.limits.json_bytes)
+    app.on_response_prepare.append(_say_no_versions)
     interface = Interface(parts)
     app.add_routes(
         [
@@ -161,6 +162,11 @@ def build_app(parts: Parts, authenticator: Authenticator, plain_rule: Middleware
         ]
     )
     return app
+
+
+async def _say_no_versions(_request: web.Request, response: web.StreamResponse) -> None:
+    """``/health`` is open to all; the versions of our libraries are nobody's business."""
+    response.headers["Server"] = "ringrift-agent"
 
 
 def _counting(metrics: Metrics) -> Middleware:

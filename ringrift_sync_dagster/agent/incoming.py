@@ -115,7 +115,11 @@ class Part:
         self._digest = hashlib.sha256() if start == 0 else None
         with disk_errors(place.part, "open"):
             self._descriptor = os.open(place.part, _PART_FLAGS, 0o644)
-            os.ftruncate(self._descriptor, start)
+            try:
+                os.ftruncate(self._descriptor, start)
+            except OSError:
+                self.close()
+                raise
 
     @property
     def end(self) -> int:

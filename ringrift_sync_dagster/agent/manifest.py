@@ -3,8 +3,8 @@
 A token is ``<instance>:<generation>``. The instance is new with every start of the agent; a token of another instance,
 or one older than what is remembered of removed files, gets everything ("full"). An entry carries the generation at
 which it last changed, and its JSON, made once. Incident 36 (building the manifest blocked the loop for minutes, and
-every node asked at once) is why scans run in a worker process, once for all who ask. Measured with 16,000 files:
-see docs/performance.md.
+every node asked at once) is why scans run in a worker process, once for all who ask. Measured on 2
+cores with 16,000 files: everything 0.3 s and 314 kB on the wire, an empty delta 0.2 s, nearly all of it the scan.
 """
 
 from __future__ import annotations

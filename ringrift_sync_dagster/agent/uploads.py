@@ -178,7 +178,7 @@ class Uploads:
         left, batch, size = part.count, list[bytes](), 0
         writing: asyncio.Task[None] | None = None
         try:
-            while left >= 0 and (chunk := await self._next(content)):
+            while chunk := await self._next(content):
                 if len(chunk) > left:
                     raise _refusal(HTTPStatus.BAD_REQUEST, "long", "the body is longer than announced")
                 left -= len(chunk)

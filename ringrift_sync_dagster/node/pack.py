@@ -64,7 +64,7 @@ def make_pack(path: str, name: str, scratch: str, request: Request, now: float) 
     """
     artifacts, temporary = folders(scratch)
     prune(artifacts, temporary, now)
-    key = hashlib.sha256(json.dumps([name, inode(path), _key(request)], sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([name, _moment(path, request), _key(request)], sort_keys=True).encode()).hexdigest()
     remembered = os.path.join(artifacts, f"request-{key}.json")
     earlier = _remembered(remembered, artifacts)
     if earlier is not None:
@@ -285,6 +285,15 @@ def _ownerless(entry: os.DirEntry, now: float) -> bool:  # type: ignore[type-arg
     except OSError:
         return False
     return _old(entry, now)
+
+
+def _moment(path: str, request: Request) -> str:
+    """What of the database must be as it was for an earlier answer to hold.
+
+    A cursor says how far its asker was, and what changed behind it is found later. Games asked for by name are wanted
+    as they are now: an old answer would be merged as known, and a revision of them never seen.
+    """
+    return str(inode(path)) if request.ids is None else gate.change_token(path)
 
 
 def _key(request: Request) -> Dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -37,6 +38,8 @@ _BY_CODE: Final[Mapping[tuple[int, str], type[TransferError]]] = {
     (HTTPStatus.UNPROCESSABLE_ENTITY, "checksum"): ChecksumError,
     (HTTPStatus.BAD_REQUEST, "short"): TransientError,
 }
+# The peer went away without saying goodbye: a broken connection like any other.
+_TLS_BROKE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 # Any other status, a 404 in another form among them: what answers on this port is no agent.
 _BY_STATUS: Final[Mapping[int, type[TransferError]]] = {
     HTTPStatus.UNAUTHORIZED: AuthenticationError,
@@ -80,9 +83,11 @@ def from_library(error: Exception, node: str, transport: str, what: str, stall_s
 
     """
     causes = list(_causes(error))
-    if any(isinstance(cause, urllib3.exceptions.SSLError | requests.exceptions.SSLError) for cause in causes):
-        message = f"{what}: TLS failed: {causes[-1]}; compare agent_tls_fingerprint with the node's certificate"
+    if any(_is_wrong_certificate(cause) for cause in causes):
+        message = f"{what}: {causes[-1]}; compare agent_tls_fingerprint with the node's certificate"
         return AuthenticationError(node, transport, message)
+    if any(isinstance(cause, ssl.SSLError) and not isinstance(cause, _TLS_BROKE) for cause in causes):
+        return RungUnusableError(node, transport, f"{what}: TLS failed: {causes[-1]}; does the agent speak TLS there?")
     if any(isinstance(cause, NewConnectionError | ConnectTimeoutError | NameResolutionError) for cause in causes):
         return RungUnusableError(node, transport, f"{what}: no connection: {causes[-1]}; is the agent running there?")
     if any(isinstance(cause, TimeoutError | urllib3.exceptions.ReadTimeoutError) for cause in causes):
@@ -90,6 +95,12 @@ def from_library(error: Exception, node: str, transport: str, what: str, stall_s
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
         return RungUnusableError(node, transport, f"{what}: {error}; check the node's address in the inventory")
     return TransientError(node, transport, f"{what}: the connection broke: {causes[-1]}; what has arrived is kept")
+
+
+def _is_wrong_certificate(error: BaseException) -> bool:
+    # urllib3 has no class of its own for a pin that does not fit.
+    pinned = isinstance(error, urllib3.exceptions.SSLError) and str(error).startswith("Fingerprint")
+    return pinned or isinstance(error, ssl.SSLCertVerificationError)
 
 
 def _causes(error: BaseException) -> list[BaseException]:
