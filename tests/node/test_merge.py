@@ -308,6 +308,19 @@ def test_a_canonical_database_that_upstream_made_is_adopted(shop: Shop, dialect:
     assert shop.value("SELECT value FROM schema_metadata WHERE key = 'schema_version'") == "18"
 
 
+def test_the_order_of_columns_in_a_canonical_database_means_nothing(shop: Shop) -> None:
+    with contextlib.closing(sqlite3.connect(shop.canonical, isolation_level=None)) as conn:
+        for table in TABLES:
+            columns = ", ".join(reversed(table.names()))
+            conn.execute(f"CREATE TABLE {table.name} ({columns}, PRIMARY KEY ({', '.join(table.key)}))")
+    record(shop.canonical, game("old"))
+
+    merged = bring(shop, game("old"), game("new"))
+
+    assert (merged.new, merged.same, merged.games) == (1, 1, 2)
+    assert not shop.asides
+
+
 def test_a_canonical_database_with_the_old_name_of_move_number_is_refused(shop: Shop) -> None:
     open_games_database(shop.canonical, Dialect.V12_MOVE_INDEX).close()
 
