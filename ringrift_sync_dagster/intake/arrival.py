@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ringrift_sync_dagster.core.model import Artifact
+from ringrift_sync_dagster.node.packfile import RAW_LIMIT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class Arrival:
         seconds: How long the ordering and the transfer took.
         transport: What carried it.
         trigger: What started it, such as ``cli``.
+        config: The config that was ordered; empty when only the pack knows.
+        raw_limit_bytes: What it may inflate to: the size that was announced, else what no pack exceeds.
 
     """
 
@@ -36,6 +39,8 @@ class Arrival:
     seconds: float = 0.0
     transport: str = ""
     trigger: str = ""
+    config: str = ""
+    raw_limit_bytes: int = RAW_LIMIT_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,9 @@ from ringrift_sync_dagster.errors import LocalDiskError, PackRefusedError
 from ringrift_sync_dagster.intake.arrival import Accepted, Arrival, SetAside
 from ringrift_sync_dagster.intake.changes import deliver_changes
 from ringrift_sync_dagster.node import faults, packfile
+from ringrift_sync_dagster.node.claims import read_claims
 from ringrift_sync_dagster.node.errors import KitError
-from ringrift_sync_dagster.node.merge import Aside, Merged, Origin
+from ringrift_sync_dagster.node.merge import ASIDES_NAMED, Aside, Merged, Origin
 from ringrift_sync_dagster.node.patterns import CONFIGS
 from ringrift_sync_dagster.node.single import single_pack
 from ringrift_sync_dagster.settings import clock
@@ -133,16 +134,18 @@ class GamesIntake:
     def _set_aside_all(self, arrival: Arrival, pack: _Pack, config: str, started: float) -> Accepted:
         """Quarantine each game of a pack of games that are over but not complete."""
         asides = []
-        with packfile.open_pack(str(pack.database)) as conn:
-            for game_id, identity, moves in conn.execute(
-                "SELECT game_id, identity, moves FROM pack_games ORDER BY 1"
-            ).fetchall():
-                data = single_pack(conn, "main", game_id, game_id, config)
-                detail = f"it is over, has {moves} moves, and stood still; complete is max(5, total_moves)"
-                self._put_aside(arrival, Aside(arrival.node, game_id, identity, "short", detail, data))
-                asides.append(SetAside(game_id, identity, "short"))
+        try:
+            with packfile.open_pack(str(pack.database)) as conn:
+                for (game_id, identity, _, moves), _, _ in list(read_claims(conn, "main", config)):
+                    data = single_pack(conn, "main", game_id, game_id, config)
+                    detail = f"it is over, has {moves} moves, and stood still; complete is max(5, total_moves)"
+                    self._put_aside(arrival, Aside(arrival.node, game_id, identity, "short", detail, data))
+                    asides.append(SetAside(game_id, identity, "short"))
+        except KitError as error:
+            raise self._refused(arrival, error.message) from error
         change_id = _change_id(arrival)
-        told = {"set_aside": len(asides), "asides": [[one.game_id, one.identity, one.reason] for one in asides]}
+        named = [[one.game_id, one.identity, one.reason] for one in asides[:ASIDES_NAMED]]
+        told = {"set_aside": len(asides), "asides": named}
         summary = {**_note(arrival, pack, config, change_id, started), **told}
         with self._turns[config], hold(self.state, f"canonical:{config}", wait_seconds=LEASE_WAIT_SECONDS):
             self.store.add_change(config, arrival.node, change_id, summary, _cursor(arrival, pack))
@@ -167,7 +170,7 @@ class GamesIntake:
         database = Path(name)
         try:
             with disk_errors(database, "write"):
-                raw_bytes = packfile.inflate(str(arrival.path), name)
+                raw_bytes = packfile.inflate(str(arrival.path), name, arrival.raw_limit_bytes)
             with packfile.open_pack(name) as conn:
                 oldest = conn.execute("SELECT MIN(COALESCE(completed_at, created_at)) FROM games").fetchone()[0]
                 pack = _Pack(database, packfile.read_meta(conn), raw_bytes, str(oldest or ""))
@@ -185,11 +188,14 @@ class GamesIntake:
     def _config(self, arrival: Arrival, pack: _Pack) -> str:
         config = pack.meta.get("config", "")
         if config not in CONFIGS:
-            raise self._refused(arrival, f"it says that it is of config {config!r}")
+            raise self._refused(arrival, f"it says that it is of config {config!r:.100}")
+        if arrival.config and config != arrival.config:
+            raise self._refused(arrival, f"it is of config {config}; {arrival.config} was ordered")
         return config
 
     def _refused(self, arrival: Arrival, reason: str) -> PackRefusedError:
         """Set the whole artifact aside, let the file in ``incoming/`` go, and give the error to raise."""
+        reason = f"{arrival.source_path}: {reason}" if arrival.source_path else reason
         self.quarantine.add(
             arrival.node, f"pack-{arrival.artifact.sha256}", arrival.path, reason="refused_pack", detail=reason,
             artifact=arrival.artifact.sha256, at=clock.wall(),

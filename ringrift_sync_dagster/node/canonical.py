@@ -19,6 +19,16 @@ from .schema import SCHEMA_VERSION, STORE_TABLE, TABLES, games_ddl, store_ddl
 from .source import table_columns, text
 
 BUSY_MS = 30_000
+CACHE_KIB = 64 << 10
+"""Page cache of a merge: random ids touch pages everywhere, and SQLite's own 2 MB are read and spilled again and again.
+
+200 games into 540 MB took 0.12 s until the commit, 0.06 s with this (measured).
+"""
+WAL_PAGES = (64 << 20) // 4096
+"""Length of the log at which a commit copies it into the database: more than a usual merge writes (16 MB).
+
+Closing the last connection does that too; at SQLite's own 4 MB each merge did it twice (measured: 0.22 s, now 0.16 s).
+"""
 
 
 @contextlib.contextmanager
@@ -42,6 +52,8 @@ def opened(path: str, *, create: bool = True) -> Iterator[sqlite3.Connection]:
             "foreign_keys=ON",
             "trusted_schema=OFF",
             "temp_store=MEMORY",
+            f"cache_size=-{CACHE_KIB}",
+            f"wal_autocheckpoint={WAL_PAGES}",
         ):
             conn.execute(f"PRAGMA {pragma}")
         yield conn

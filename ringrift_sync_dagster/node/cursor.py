@@ -8,6 +8,7 @@ incomplete wait in the cursor by their id.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 from .errors import KitError
@@ -15,7 +16,11 @@ from .source import Source
 
 VERSION = 1
 WAITING_LIMIT = 20_000
-"""Games that one cursor may hold as waiting; past it the cursor stays where it is, which costs time but no game."""
+"""Games that one cursor may hold as waiting. Short ones that were told make room when it is full. Where
+it is full of games that go on for ever, the cursor is crowded, which costs time but no game."""
+TOLD_AT_ONCE = 500
+"""Short games that one answer names: they travel in one pack, to quarantine."""
+_INTEGERS = 1 << 63
 
 
 class Waiting(NamedTuple):
@@ -34,7 +39,8 @@ class Waiting(NamedTuple):
 class Cursor(NamedTuple):
     """Position in one database for one config.
 
-    ``token`` is the change token up to which everything was read, or empty.
+    ``token`` is the change token up to which everything was read, or empty. ``crowded`` says that more games wait than
+    the cursor holds, so that the next look must list all of them.
     """
 
     inode: int
@@ -43,6 +49,7 @@ class Cursor(NamedTuple):
     digest: Optional[str] = None
     token: str = ""
     waiting: Mapping[str, Waiting] = {}
+    crowded: bool = False
 
     def as_json(self) -> Dict[str, Any]:
         """The cursor as the asker keeps it."""
@@ -54,7 +61,7 @@ def parse(value: Any) -> Optional[Cursor]:  # noqa: ANN401 - JSON of any shape: 
     """Read a cursor from JSON; None for none.
 
     Raises:
-        KitError: ``bad_arguments`` when it is not a cursor of this version.
+        KitError: ``bad_arguments`` when it is not a cursor of this version: it may come from a hostile machine.
 
     """
     if value is None:
@@ -62,14 +69,36 @@ def parse(value: Any) -> Optional[Cursor]:  # noqa: ANN401 - JSON of any shape: 
     try:
         if value["v"] != VERSION:
             return None  # written by another version of this program: begin again, a union cannot double anything
-        waiting = {
-            str(game_id): Waiting(bool(entry[0]), int(entry[1]), float(entry[2]), bool(entry[3]))
-            for game_id, entry in value["waiting"].items()
-        }
+        waiting = {_id(game_id): _waiting(entry) for game_id, entry in value["waiting"].items()}
         game_id, digest = (_text_or_none(part) for part in (value["game_id"], value["digest"]))
-        return Cursor(int(value["inode"]), int(value["rowid"]), game_id, digest, str(value["token"]), waiting)
+        inode = int(value["inode"])  # Some file systems give numbers past 64 bits; it is only compared.
+        crowded = bool(value.get("crowded", False))
+        return Cursor(inode, _number(value["rowid"]), game_id, digest, _id(value["token"]), waiting, crowded)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise KitError("bad_arguments", f"this is not a cursor: {error!r}") from error
+
+
+def _id(part: object) -> str:
+    """Text that SQLite takes; an id that is no valid text is never packed, so it never waits."""
+    if not isinstance(part, str):
+        raise TypeError("an id and a token are text")
+    part.encode("utf-8")
+    return part
+
+
+def _number(part: Any) -> int:  # noqa: ANN401 - JSON of any shape
+    """A whole number that SQLite takes."""
+    number = int(part)
+    if not -_INTEGERS <= number < _INTEGERS:
+        raise ValueError("a rowid and a number of moves have 64 bits")
+    return number
+
+
+def _waiting(entry: Any) -> Waiting:  # noqa: ANN401 - JSON of any shape
+    finished, moves, since, reported = entry
+    if not math.isfinite(float(since)):
+        raise ValueError("a time is finite")
+    return Waiting(bool(finished), _number(moves), float(since), bool(reported))
 
 
 def _text_or_none(part: object) -> Optional[str]:
@@ -94,9 +123,10 @@ def anchor_holds(source: Source, cursor: Cursor, inode: int) -> bool:
 
 
 def short_games(waiting: Mapping[str, Waiting], now: float, after_seconds: float) -> List[str]:
-    """Ids of games that are over but incomplete, have not moved for ``after_seconds``, and were not yet told."""
-    return sorted(
+    """The first ids of games that are over but incomplete, have not moved for ``after_seconds``, and were not told."""
+    found = sorted(
         game_id
         for game_id, entry in waiting.items()
         if entry.finished and not entry.reported and now - entry.since >= after_seconds
     )
+    return found[:TOLD_AT_ONCE]

@@ -69,6 +69,21 @@ def digests(
         yield _digest_game(game, children)
 
 
+def all_digests(
+    conn: sqlite3.Connection, schema: str = "main", only: Optional[Sequence[str]] = None
+) -> List[GameDigests]:
+    """Digest games as ``digests`` does, in one go and faster: text is decoded in C unless some of it is not UTF-8."""
+    factory = conn.text_factory
+    conn.text_factory = str
+    try:
+        return list(digests(conn, schema, only))
+    except (sqlite3.OperationalError, UnicodeDecodeError):
+        conn.text_factory = factory
+        return list(digests(conn, schema, only))
+    finally:
+        conn.text_factory = factory
+
+
 def digest_of(conn: sqlite3.Connection, schema: str, game_id: str) -> GameDigests:
     """Digest one game that is there.
 

@@ -10,7 +10,7 @@ from typing import Any, Dict, Optional
 
 from . import gate
 from .cursor import Cursor, anchor_holds
-from .digest import digests
+from .digest import all_digests
 from .errors import KitError
 from .pack import Request, folders, read_on
 from .source import inode, open_games
@@ -37,5 +37,5 @@ def list_games(
                 "changed", f"{name}: its rows changed places during the listing; list it again from the beginning", name
             )
         found = read_on(source, Request(config, max_games=limit), after or Cursor(number), now, token)
-        games = [[game.game_id, game.identity, game.moves] for game in digests(source.conn)]
+        games = [[game.game_id, game.identity, game.moves] for game in all_digests(source.conn)]
     return {"games": games, "cursor": found.cursor.as_json() if found.cursor else None, "more": found.more}

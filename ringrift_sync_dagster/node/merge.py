@@ -9,23 +9,24 @@ transaction back.
 
 from __future__ import annotations
 
-import re
+import contextlib
 import sqlite3
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from . import canonical, patterns, reader
+from . import canonical, reader
+from .claims import Claim, read_claims
 from .conflict import Contender, settle
-from .digest import GameDigests, digest_of, digests, origin_id
+from .digest import GameDigests, all_digests, digest_of, origin_id
 from .errors import KitError
 from .faults import reached
 from .join import join_game
-from .schema import CHILDREN, FINISHED, GAMES, MIN_MOVES
+from .schema import CHILDREN, GAMES, MIN_MOVES
 from .single import single_pack
-from .source import printable
 
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
 ADOPTED = "adopted"
 """Node, artifact and change of games that were in the canonical database before it was ours."""
+ASIDES_NAMED = 100
+"""A change names so many of the games that were set aside; the quarantine has them all."""
 _SAMPLE = 16  # one new game in so many has its digests recomputed, and at least one of each pack
 
 
@@ -49,15 +50,6 @@ class Aside(NamedTuple):
     reason: str
     detail: str
     pack: bytes
-
-
-class Claim(NamedTuple):
-    """A game of the pack: what the pack declares and what its rows say."""
-
-    game_id: str
-    identity: str
-    annotation: str
-    moves: int
 
 
 class Merged(NamedTuple):
@@ -107,7 +99,7 @@ def merge_pack(
     """
     with canonical.opened(path) as conn:
         conn.execute("ATTACH DATABASE ? AS pack", (reader.source_uri(pack),))
-        with canonical.writing(conn):
+        with canonical.writing(conn), _rules_of_the_tables(origin):
             canonical.prepare(conn)
             merger = _Merger(conn, origin, config, set_aside)
             merger.run()
@@ -118,6 +110,16 @@ def merge_pack(
             reached("merge.before_commit")
         reached("merge.after_commit")
     return merged
+
+
+@contextlib.contextmanager
+def _rules_of_the_tables(origin: Origin) -> Iterator[None]:
+    """Say of a row that the canonical tables do not take that the pack is bad, and not the database."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        words = f"pack {origin.artifact} from {origin.node} has rows that the tables refuse: {error}; taken back"
+        raise KitError("corrupt", words) from error
 
 
 class _Merger:
@@ -171,36 +173,14 @@ class _Merger:
         return merged
 
     def _sound_claims(self) -> Dict[str, Claim]:
-        """The pack's games whose rows are complete; the others are set aside one by one."""
-        rows = self.conn.execute(
-            "SELECT p.game_id, p.identity, p.annotation, p.moves, g.game_id IS NOT NULL, LOWER(TRIM(g.game_status)),"
-            " g.total_moves, g.board_type, g.num_players,"
-            " (SELECT COUNT(*) FROM pack.game_moves m WHERE m.game_id = p.game_id)"
-            " FROM pack.pack_games p LEFT JOIN pack.games g ON g.game_id = p.game_id ORDER BY p.game_id"
-        ).fetchall()
-        self.total = len(rows)
-        claims = {}
-        for game_id, identity, annotation, moves, present, status, total, board, players, counted in rows:
-            if not (
-                isinstance(game_id, str)
-                and printable([game_id])[0]
-                and _SHA256.match(str(identity))
-                and _SHA256.match(str(annotation))
-            ):
-                raise KitError(
-                    "corrupt",
-                    f"pack {self.origin.artifact} from {self.origin.node}: bad line in pack_games: {game_id!r}",
-                )
-            claim = Claim(game_id, identity, annotation, counted)
-            needed = max(MIN_MOVES, total if isinstance(total, int) else 0)
-            if not present or status not in FINISHED:
-                self._refuse(claim, "not_finished", f"its status is {status!r}")
-            elif counted < needed or counted != moves:
-                self._refuse(claim, "short", f"it has {counted} moves, the pack declares {moves}, complete is {needed}")
-            elif patterns.config_key(board, players) != self.config:
-                self._refuse(claim, "other_config", f"it is {board} with {players} players, not {self.config}")
+        """The pack's games that can enter; the others are set aside one by one."""
+        claims, self.total = {}, 0
+        for claim, reason, detail in read_claims(self.conn, "pack", self.config):
+            self.total += 1
+            if reason:
+                self._refuse(claim, reason, detail)
             else:
-                claims[game_id] = claim
+                claims[claim.game_id] = claim
         return claims
 
     def _known(self, ids: List[str]) -> Set[str]:
@@ -213,7 +193,7 @@ class _Merger:
         return {row[0] for row in rows}
 
     def _recomputed(self, ids: List[str]) -> Dict[str, GameDigests]:
-        return {found.game_id: found for found in digests(self.conn, "pack", ids)} if ids else {}
+        return {found.game_id: found for found in all_digests(self.conn, "pack", ids)} if ids else {}
 
     def _insert(self, claims: List[Claim]) -> None:
         """Insert games whose ids the store has never met, and prove from what was written that they are whole."""
@@ -246,18 +226,38 @@ class _Merger:
             self._join(twin, found)
             return
         contenders = [self._contender(game_id, "main", digest_of(self.conn, "main", game_id)) for game_id, _ in stored]
+        mislabelled = next((one for one in contenders if one.identity == found.identity), None)
+        if mislabelled is not None:  # a pack that lied about its digest was not in the sample
+            self.conn.execute(
+                "UPDATE ringrift_provenance SET identity = ? WHERE game_id = ?", (found.identity, mislabelled.stored_id)
+            )
+            self.same += 1
+            self._join(str(mislabelled.stored_id), found)
+            return
+        before = self._tally()
+        self.conn.execute("SAVEPOINT meeting")
+        try:
+            self._settle(found, contenders)
+        except sqlite3.IntegrityError as error:
+            self.conn.execute("ROLLBACK TO meeting")
+            self.revised, self.renamed, self.removed, self.refused, self.asides, self.written = before
+            claim = Claim(found.game_id, found.identity, found.annotation, found.moves)
+            self._refuse(claim, "id_taken", f"no id is free for it: {error}")
+        self.conn.execute("RELEASE meeting")
+
+    def _tally(self) -> Tuple[int, int, int, int, List[Tuple[str, str, str]], List[str]]:
+        return self.revised, self.renamed, self.removed, self.refused, list(self.asides), list(self.written)
+
+    def _settle(self, found: GameDigests, contenders: List[Contender]) -> None:
+        """Give every game that came under this id its place, or set it aside."""
         arriving = self._contender(None, "pack", found)
         settlement = settle(found.game_id, [*contenders, arriving])
         for loser in settlement.losers:
             self._lose(loser, found)
-        moving = [
-            one
-            for one in contenders
-            if one not in settlement.losers and one.stored_id != settlement.places[one.identity]
-        ]
-        for one in sorted(
-            moving, key=lambda game: settlement.places[game.identity] == found.game_id
-        ):  # free the id first
+        stays = [one for one in contenders if one not in settlement.losers]
+        moving = [one for one in stays if one.stored_id != settlement.places[one.identity]]
+        # The one that gets the id itself moves last, when it is free.
+        for one in sorted(moving, key=lambda game: settlement.places[game.identity] == found.game_id):
             self._rename(str(one.stored_id), settlement.places[one.identity], found.game_id)
         if arriving not in settlement.losers:
             self.revised += bool(settlement.losers)
@@ -374,7 +374,7 @@ class _Merger:
         moveless = self.conn.execute(
             "SELECT COUNT(*) FROM temp.claimed c CROSS JOIN main.games g ON g.game_id = c.game_id"
             " WHERE (SELECT COUNT(*) FROM main.game_moves m WHERE m.game_id = g.game_id)"
-            " < MAX(?, COALESCE(g.total_moves, 0))",
+            " < MAX(?, CASE TYPEOF(g.total_moves) WHEN 'integer' THEN g.total_moves ELSE 0 END)",
             (MIN_MOVES,),
         ).fetchone()[0]
         met = self.new + self.same + self.revised + self.renamed + self.refused
@@ -390,7 +390,7 @@ def counts(merged: Merged) -> Dict[str, Any]:
         "games_new": merged.new, "games_same": merged.same, "games_annotated": merged.annotated,
         "games_revised": merged.revised, "games_renamed": merged.renamed,
         "set_aside": len(merged.asides), "canonical_games": merged.games,
-        "asides": [list(entry) for entry in merged.asides[:100]],
+        "asides": [list(entry) for entry in merged.asides[:ASIDES_NAMED]],
     }  # fmt: skip
 
 

@@ -1,14 +1,15 @@
 """The kit's operations: what a node can be asked to do, the same by agent and by SSH.
 
-Arguments come from another machine, so each is checked by name and type; what they name must be one of our files.
-Whatever fails is a ``KitError``; the same call again does no harm and gives the same answer while the source stays
-as it is.
+An agent runs only those of ``REMOTE``; the others are for whoever may start the kit on the machine. Arguments come
+from another machine, so each is checked by name and type; what they name must be one of our files. Whatever fails is a
+``KitError``; the same call again does no harm and gives the same answer while the source stays as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 import stat
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
@@ -44,6 +45,7 @@ class _Argument(NamedTuple):
 _PATH = _Argument((str,), required=True)
 _CONFIG = _Argument((str,), required=True)
 _SEVERAL = _Argument((int,), least=1)
+_TEXT = _Argument((str,), required=True)
 _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
     "scan": {},
     "hash": {"path": _PATH},
@@ -59,7 +61,10 @@ _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
         "short_after_seconds": _Argument((int, float), least=0),
         "include": _Argument((list,)),
     },
+    "digest": {"path": _PATH, "config": _Argument((str,)), "ids": _Argument((list,))},
+    "merge": {"pack": _PATH, "into": _PATH, "config": _CONFIG, "artifact": _TEXT, "node": _TEXT},
 }
+_FORMS = {"artifact": re.compile(r"[0-9a-f]{64}"), "node": re.compile(r"[A-Za-z0-9._-]{1,100}")}
 
 
 def _fits(value: object, argument: _Argument) -> bool:
@@ -70,6 +75,10 @@ def _fits(value: object, argument: _Argument) -> bool:
     if isinstance(value, list):
         return all(isinstance(item, str) for item in value)
     return argument.least is None or (isinstance(value, (int, float)) and value >= argument.least)
+
+
+def _has_form(name: str, value: object) -> bool:
+    return isinstance(value, str) and _FORMS[name].fullmatch(value) is not None
 
 
 def _checked(op: str, arguments: object) -> Arguments:
@@ -88,6 +97,7 @@ def _checked(op: str, arguments: object) -> Arguments:
     wrong += [f"{name} has a wrong value" for name in known if name in given and not _fits(given[name], known[name])]
     if given.get("config", patterns.CONFIGS[0]) not in patterns.CONFIGS:
         wrong.append("config is none of the twelve")
+    wrong += [f"{name} has another form" for name in _FORMS if name in given and not _has_form(name, given[name])]
     if wrong:
         raise KitError("bad_arguments", f"{op}: {', '.join(sorted(wrong))}")
     return given
@@ -193,11 +203,55 @@ def _identity(found: os.stat_result) -> Tuple[int, int, int]:
     return (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
+def _digests(context: Context, arguments: Arguments) -> Result:
+    from . import local  # noqa: PLC0415 - as above
+
+    given = _checked("digest", arguments)
+    absolute = _games_database(context, given["path"])
+    return local.digest_games(absolute, context.scratch, given.get("config"), given.get("ids"))
+
+
+def _merge(context: Context, arguments: Arguments) -> Result:
+    from . import local  # noqa: PLC0415 - as above
+
+    given = _checked("merge", arguments)
+    pack, into = _pack_file(context, given["pack"]), _store(context, given["into"], given["config"])
+    order = local.Order(given["config"], given["artifact"], given["node"])
+    return local.merge_file(pack, into, context.scratch, order, context.now)
+
+
+def _pack_file(context: Context, name: str) -> str:
+    """A file below the scratch folder or, where there is none of that name, below a root."""
+    for roots in (Roots([context.scratch]), context.roots):
+        path = roots.resolve(name)
+        if os.path.isfile(path):
+            return path
+    raise KitError("missing", "there is no such pack below the scratch folder or a root", name)
+
+
+def _store(context: Context, name: str, config: str) -> str:
+    """A database that packs of the config may be merged into: canonical, marked as ours, or not there yet.
+
+    Raises:
+        KitError: ``bad_arguments`` for any other: it is the database of whoever plays games.
+
+    """
+    from . import local  # noqa: PLC0415 - as above
+
+    absolute, file_class = _our_file(context, name)
+    if not file_class.is_games_database or file_class.config not in (None, config):
+        raise KitError("bad_arguments", f"this file is no games database of {config}", name)
+    is_new = not os.path.exists(absolute)
+    if not (is_new or file_class.kind == "canonical" or local.is_ours(absolute, context.scratch)):
+        raise KitError("bad_arguments", "this database is not ours: nothing is merged into it", name)
+    return absolute
+
+
 def _translated(op: Callable[[Context, Arguments], Result]) -> Callable[[Context, Arguments], Result]:
     """Let nothing but ``KitError`` out, with the name that the caller used instead of a path of this machine."""
 
     def call(context: Context, arguments: Arguments) -> Result:
-        name = dict(arguments).get("path")
+        name = dict(arguments).get("path", dict(arguments).get("into"))
         path = name if isinstance(name, str) else None
         try:
             return op(context, arguments)
@@ -216,7 +270,11 @@ OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "pack": _translated(_pack),
     "list": _translated(_list),
     "hash": _translated(_hash),
+    "digest": _translated(_digests),
+    "merge": _translated(_merge),
 }
+REMOTE = ("hash", "list", "pack", "scan")
+"""What an agent runs for others; the rest writes, or reads without a limit."""
 
 
 def op_names() -> List[str]:

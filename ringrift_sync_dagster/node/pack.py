@@ -16,7 +16,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from . import KIT_VERSION, gate
 from .cursor import WAITING_LIMIT, Cursor, Waiting, anchor_holds, parse, short_games
-from .digest import digests
+from .digest import all_digests, digests
 from .errors import KitError
 from .packfile import seal, write_json
 from .schema import INCLUDABLE, SCHEMA_VERSION, Table
@@ -97,7 +97,9 @@ def _pack_into(database: str, path: str, name: str, scratch: str, request: Reque
         mode = "ids" if request.ids is not None else "incremental"
         if request.ids is not None:
             found = _pick(source, request)
-        elif request.cursor is not None and not anchor_holds(source, request.cursor, number):
+        elif request.cursor is not None and (
+            request.cursor.crowded or not anchor_holds(source, request.cursor, number)
+        ):
             mode, found = "listing_needed", Found(None, more=False)
         else:
             found = read_on(source, request, request.cursor or Cursor(number), now, token)
@@ -114,7 +116,7 @@ def _pack_into(database: str, path: str, name: str, scratch: str, request: Reque
 
 def read_on(source: Source, request: Request, start: Cursor, now: float, token: str) -> Found:
     """Copy what has become complete since ``start``: first the games that waited, then new rows in rowid order."""
-    taker = _Taker(source, request, dict(start.waiting), now)
+    taker = _Taker(source, request, dict(start.waiting), now, crowded=start.crowded)
     ids = list(start.waiting)
     while ids and taker.room():
         part, ids = ids[:_STEP], ids[_STEP:]
@@ -122,7 +124,7 @@ def read_on(source: Source, request: Request, start: Cursor, now: float, token: 
         taker.forget([game_id for game_id in part if game_id not in {row.game_id for row in rows}])
         taker.take(rows)
     rowid, last = start.rowid, None
-    while taker.room() and len(taker.waiting) < WAITING_LIMIT:
+    while taker.room() and not taker.must_tell_first():
         rows = source.rows_after(rowid, min(_STEP, request.max_games - taker.packed))
         if not rows:
             break
@@ -130,15 +132,17 @@ def read_on(source: Source, request: Request, start: Cursor, now: float, token: 
         rowid, last = rows[-1].rowid, rows[-1]
     more = bool(ids) or bool(source.rows_after(rowid, 1))
     game_id, digest = (start.game_id, start.digest) if last is None else (last.game_id, _anchor_digest(source, last))
-    cursor = Cursor(start.inode, rowid, game_id, digest, "" if more else token, taker.waiting)
+    cursor = Cursor(start.inode, rowid, game_id, digest, "" if more else token, taker.waiting, taker.crowded)
     return Found(cursor, more, warnings=tuple(taker.warnings))
 
 
 def _anchor_digest(source: Source, row: Row) -> Optional[str]:
     """Identity digest of the last row looked at, if its game is complete.
 
-    Otherwise the game will change, and only its id counts.
+    Otherwise the game will change, and only its id counts; so it does for one whose id is no valid text.
     """
+    if not printable([row.game_id])[0]:
+        return None
     already = next(iter(list(digests(source.conn, only=[row.game_id]))), None)
     found = already or source.digest_one(row.game_id)
     return found.identity if found and row.finished and found.moves >= needed_moves(row) else None
@@ -147,8 +151,11 @@ def _anchor_digest(source: Source, row: Row) -> Optional[str]:
 class _Taker:
     """Copies the complete games among the rows it is shown, and keeps the list of those that wait."""
 
-    def __init__(self, source: Source, request: Request, waiting: Dict[str, Waiting], now: float) -> None:
-        self.source, self.request, self.waiting, self.now = source, request, waiting, now
+    def __init__(
+        self, source: Source, request: Request, waiting: Dict[str, Waiting], now: float, *, crowded: bool = False
+    ) -> None:
+        self.source, self.request, self.waiting, self.now, self.crowded = source, request, waiting, now, crowded
+        self._told = [game_id for game_id, entry in waiting.items() if entry.reported]
         self.include = tables(request.include)
         self.packed = 0
         self.warnings: List[str] = []
@@ -198,11 +205,27 @@ class _Taker:
         self.packed += len(ids) - len(lacking)
         return [game_id for game_id in ids if game_id not in lacking]
 
+    def must_tell_first(self) -> bool:
+        """Whether the list is full and will have room once its short games were told; the rows behind wait for that."""
+        if len(self.waiting) - len(self._told) < WAITING_LIMIT:
+            return False
+        return any(entry.finished and not entry.reported for entry in self.waiting.values())
+
     def _wait(self, row: Row, moves: int) -> None:
         before = self.waiting.get(row.game_id)
         if before is not None and (before.finished, before.moves) == (row.finished, moves):
             return
+        if before is None and len(self.waiting) >= WAITING_LIMIT + _STEP and not self._make_room():
+            self.crowded = True
+            return
         self.waiting[row.game_id] = Waiting(row.finished, moves, self.now, reported=False)
+
+    def _make_room(self) -> bool:
+        """Let go of a game that was told as short: quarantine has it."""
+        while self._told:
+            if self.waiting.pop(self._told.pop(), None) is not None:
+                return True
+        return False
 
 
 def _pick(source: Source, request: Request) -> Found:
@@ -228,7 +251,7 @@ def _pick(source: Source, request: Request) -> Found:
 
 def _describe(source: Source, request: Request, name: str, found: Found) -> int:
     """Write ``pack_games`` and ``pack_meta``; return the number of games."""
-    rows = list(digests(source.conn))
+    rows = all_digests(source.conn)
     source.conn.executemany("INSERT INTO pack_games VALUES (?, ?, ?, ?)", rows)
     meta = {
         "config": request.config,

@@ -28,6 +28,9 @@ _MESSAGES: Tuple[Tuple[str, str], ...] = (
     ("malformed", "corrupt"),
     ("no such table", "no_games_table"),
     ("disk is full", "no_space"),
+    # Said of a database that could be read a moment ago: a writer died since, or another file took its place while we
+    # have the old one and so do not see the lock that belongs to the journal.
+    ("attempt to write a readonly database", "changed"),
 )
 _DEAD_WRITER = ("attempt to write a readonly database", "unable to open database file")
 
@@ -42,9 +45,15 @@ def source_uri(path: str) -> str:
     return f"file:{uri_path(path)}?mode=ro"
 
 
-def classified(error: sqlite3.Error, path: str) -> KitError:
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite's module raises about a bad file: words of SQLite that quote its bytes may be no text."""
+
+
+def classified(error: Exception, path: str) -> KitError:
     """Translate an error of SQLite about ``path``; what has no code of its own is ``unreadable``."""
     text = str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return KitError("corrupt", "its schema is damaged: it holds bytes that are no text", path)
     if not os.path.exists(path):
         return KitError("missing", "there is no such database", path)
     code = next((code for words, code in _MESSAGES if words in text.lower()), "unreadable")
@@ -86,7 +95,7 @@ def _dead_writer(path: str, busy_seconds: float) -> bool:
     """Try to read the database: True where only a recovered copy can be read."""
     try:
         _connect(path, busy_seconds).close()
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if any(words in str(error) for words in _DEAD_WRITER):
             return True
         raise classified(error, path) from error
@@ -130,5 +139,5 @@ def open_source(path: str, scratch: str, busy_seconds: float = BUSY_SECONDS) -> 
                 yield conn
         except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
             raise  # A fault of the caller's statement, not of the file.
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise classified(error, path) from error

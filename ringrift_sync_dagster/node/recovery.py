@@ -177,7 +177,7 @@ def _prepare(path: str, folder: str, kept: contextlib.ExitStack) -> str:
     _copy_unchanged(path, copy)
     try:
         _recover(copy)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise KitError("corrupt", f"the database cannot be recovered: {error}", path) from error
     return copy
 

@@ -213,7 +213,7 @@ def open_games(path: str, scratch: str, into: str = ":memory:") -> Iterator[Sour
             conn.execute("BEGIN")
             yield Source(conn, path)
             conn.execute("COMMIT")
-        except sqlite3.Error as error:
+        except reader.SQLITE_ERRORS as error:
             raise reader.classified(error, path) from error
 
 

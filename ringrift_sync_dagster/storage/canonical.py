@@ -127,6 +127,8 @@ class CanonicalStore:
         path = self.layout.canonical(config)
         try:
             yield
+        except UnicodeDecodeError as error:  # SQLite's own words quote bytes of a damaged file
+            raise CanonicalStoreError(path, "its schema is damaged: it holds bytes that are no text") from error
         except sqlite3.DatabaseError as error:
             text = str(error).lower()
             if any(word in text for word in _BUSY):

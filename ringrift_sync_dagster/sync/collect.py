@@ -32,6 +32,8 @@ from ringrift_sync_dagster.sync.source import SourceCollector, collect_source
 from ringrift_sync_dagster.sync.survey import Survey, survey
 from ringrift_sync_dagster.transports.base import Transport
 
+SURVEYS: Final = 16
+"""Nodes that are asked at the same time what they have; one that hangs must not keep others from being collected."""
 PER_NODE: Final = 2
 """Partitions of one node at the same time: one is packed while another is merged."""
 LEASE_WAIT_SECONDS: Final = 600.0
@@ -62,8 +64,11 @@ def collect(
     wanted = _checked_configs(configs)
     selected = runtime.nodes(nodes)
     recover(runtime, trigger)
-    with ThreadPoolExecutor(runtime.settings.max_concurrent_syncs, thread_name_prefix="collect") as pool:
-        outcomes, notes = _Pass(runtime, wanted, selected, trigger, pool).run()
+    with (
+        ThreadPoolExecutor(SURVEYS, thread_name_prefix="survey") as surveyors,
+        ThreadPoolExecutor(runtime.settings.max_concurrent_syncs, thread_name_prefix="collect") as pool,
+    ):
+        outcomes, notes = _Pass(runtime, wanted, selected, trigger, surveyors, pool).run()
     return CollectReport(tuple(outcomes), tuple(notes), clock.monotonic() - started)
 
 
@@ -85,9 +90,16 @@ class _Pass:
     """One pass: a survey for each node, then its partitions, nodes in turn."""
 
     def __init__(
-        self, runtime: Runtime, configs: Sequence[str], nodes: Sequence[Node], trigger: str, pool: ThreadPoolExecutor
+        self,
+        runtime: Runtime,
+        configs: Sequence[str],
+        nodes: Sequence[Node],
+        trigger: str,
+        surveyors: ThreadPoolExecutor,
+        pool: ThreadPoolExecutor,
     ) -> None:
-        self._runtime, self._configs, self._nodes, self._trigger, self._pool = runtime, configs, nodes, trigger, pool
+        self._runtime, self._configs, self._nodes, self._trigger = runtime, configs, nodes, trigger
+        self._surveyors, self._pool = surveyors, pool
         self._outcomes = {
             partition: Outcome(partition)
             for partition in (Partition(config, node.name) for config in configs for node in nodes)
@@ -112,7 +124,7 @@ class _Pass:
         return outcomes, list(dict.fromkeys(self._notes))
 
     def _survey_and_collect(self) -> None:
-        surveys = {self._pool.submit(self._survey, node): node for node in self._nodes}
+        surveys = {self._surveyors.submit(self._survey, node): node for node in self._nodes}
         running: dict[Future[Outcome], Partition] = {}
         free = self._runtime.settings.max_concurrent_syncs
         while surveys or running or self._turns.waiting:
@@ -140,7 +152,7 @@ class _Pass:
             node_state.failed(self._runtime.state, node.name, str(error), at=clock.wall())
             for config in self._configs:
                 partition = Partition(config, node.name)
-                self._outcomes[partition] = Outcome(partition, failure=_failure(partition, error))
+                self._outcomes[partition] = Outcome(partition, failure=_failure(partition, ("", error)))
             return
         self._notes += found.notes
         for config, sources in found.sources.items():
@@ -160,22 +172,24 @@ class _Pass:
             with hold(self._runtime.state, collecting(partition), wait_seconds=LEASE_WAIT_SECONDS):
                 errors = self._collect_sources(collector)
         except SyncError as error:
-            errors = [error]
+            errors = [("", error)]
         self._notes += collector.notes
         failure = _failure(partition, *errors) if errors else None
         outcome = replace(collector.outcome, seconds=clock.monotonic() - started, failure=failure)
         _log(outcome)
         return outcome
 
-    def _collect_sources(self, collector: SourceCollector) -> list[SyncError]:
-        """Collect the partition's databases one after the other; give what went wrong."""
+    def _collect_sources(self, collector: SourceCollector) -> list[tuple[str, SyncError]]:
+        """Collect the partition's databases one after the other; give what went wrong with which."""
         errors = []
         for file in self._sources[collector.partition]:
             error = collect_source(collector, file)
             if error is not None:
-                errors.append(error)
+                errors.append((file.path, error))
                 if error.next_step in _NODE_WIDE:
                     break
+            if collector.deadline.expired:
+                break
         return errors
 
     def _canonical_games(self, config: str) -> int:
@@ -198,8 +212,16 @@ def _checked_configs(configs: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(configs)) if configs is not None else CONFIGS
 
 
-def _failure(partition: Partition, *errors: SyncError) -> Failure:
-    return Failure(partition, type(errors[0]).__name__, "; ".join(dict.fromkeys(str(error) for error in errors)))
+def _failure(partition: Partition, *errors: tuple[str, SyncError]) -> Failure:
+    """One failure from what went wrong with each database; the same words are told once, with the first database."""
+    told: dict[str, list[str]] = {}
+    for path, error in errors:
+        told.setdefault(str(error), []).append(path)
+    words = [
+        (text if paths[0] in text else f"{paths[0]}: {text}") + (f" (and {len(paths) - 1} more)" if paths[1:] else "")
+        for text, paths in told.items()
+    ]
+    return Failure(partition, type(errors[0][1]).__name__, "; ".join(words))
 
 
 def _log(outcome: Outcome) -> None:

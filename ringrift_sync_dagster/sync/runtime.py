@@ -12,6 +12,8 @@ from pathlib import Path
 
 from ringrift_sync_dagster.errors import ConfigError, LocalDiskError, Problem, TokenError
 from ringrift_sync_dagster.intake.games import GamesIntake
+from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.settings.identity import issue_token, load_coordinator_key, store_token, verify_token
 from ringrift_sync_dagster.settings.inventory import Inventory, load_inventory
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.settings.settings import Settings
@@ -54,6 +56,7 @@ class Runtime:
             LocalDiskError: The coordinator's root cannot be written.
 
         """
+        _renew_own_token(settings)
         inventory = load_inventory(settings.hosts, coordinator=settings.coordinator)
         layout = Layout(settings.root)
         layout.mkdirs()
@@ -87,15 +90,32 @@ class Runtime:
         """The coordinator's own token, read anew each time, so that a renewed one is used at once."""
         path: Path = self.settings.token_file
         try:
-            return path.read_text(encoding="ascii").strip()
+            words = path.read_text(encoding="ascii").split()
         except FileNotFoundError as error:
             command = f"ringrift-sync token {self.intake.owner}"
             raise TokenError("", "", f"{path}: there is no token; make one with: {command}") from error
         except (OSError, UnicodeDecodeError) as error:
             raise LocalDiskError("", "", f"{path}: the token cannot be read: {error}") from error
+        if len(words) != 1:
+            raise TokenError("", "", f"{path}: this is no token: it has {len(words)} words; make a new one")
+        return words[0]
 
     def _unknown(self, name: str) -> Problem:
         known = ", ".join(self.inventory.nodes) or "none"
         return Problem(
             "argument", None, name, "node", f"there is no such node in {self.settings.hosts}; it knows {known}"
         )
+
+
+def _renew_own_token(settings: Settings) -> None:
+    """Sign a new token for the coordinator itself at two thirds of the life of its old one, where the key is here.
+
+    Nobody else could: agents have the public key only. A token that is not sound is left to the first call to report.
+    """
+    try:
+        key = load_coordinator_key(settings.home / "keys")
+        claims = verify_token(key.public_pem, settings.token_file.read_text(encoding="ascii").strip(), clock.wall())
+        if claims.renewal_due(clock.wall()):
+            store_token(settings.token_file, issue_token(key, claims.sub, claims.scopes, clock.wall()))
+    except (ConfigError, TokenError, OSError, UnicodeDecodeError):
+        return

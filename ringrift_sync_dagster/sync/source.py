@@ -7,7 +7,7 @@ the next pass orders the same pack again and resumes what had arrived.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -19,9 +19,11 @@ from ringrift_sync_dagster.errors import (
     SyncError,
     TransferError,
 )
-from ringrift_sync_dagster.intake.arrival import Accepted, Arrival
+from ringrift_sync_dagster.intake.arrival import Arrival
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.nodes import NodeFile
+from ringrift_sync_dagster.sync.answers import PackAnswer, Sender, reached_end_at, read_list, read_pack, usable_cursor
+from ringrift_sync_dagster.sync.damaged import DAMAGED, list_damaged
 from ringrift_sync_dagster.sync.fetching import fetch
 from ringrift_sync_dagster.sync.report import Note, Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -29,6 +31,8 @@ from ringrift_sync_dagster.transports.base import Transport
 
 CALL_SECONDS: Final = 300.0
 """Time budget of one kit operation: a large database is read in bounded steps, but its disk may be slow."""
+PARTITION_SECONDS: Final = 1800.0
+"""How long a pass stays with one partition: a node whose games have no end, or that only says so, holds up no other."""
 LISTING_RESTARTS: Final = 3
 ORDER_TRIES: Final = 2
 LISTING_PAGE: Final = 500
@@ -45,6 +49,7 @@ class SourceCollector:
         outcome: What was done so far; grows with each pack.
         trigger: What started the pass.
         notes: What a person should know of the databases; grows as well.
+        deadline: When this pass leaves the rest of the partition to the next one.
 
     """
 
@@ -54,6 +59,8 @@ class SourceCollector:
     outcome: Outcome
     trigger: str
     notes: list[Note] = field(default_factory=list)
+    deadline: clock.Deadline = field(default_factory=lambda: clock.Deadline.after(PARTITION_SECONDS))
+    _taken: set[str] = field(default_factory=set)
 
     def collect(self, file: NodeFile) -> None:
         """Bring everything that the database has for this config and the store lacks.
@@ -62,33 +69,51 @@ class SourceCollector:
             SyncError: What stopped it; everything taken in before stays.
 
         """
-        path = file.path
-        cursor = self.runtime.intake.store.cursor(self.partition.config, self.partition.node, path)
-        if _unchanged(cursor, file.token):
+        path, self._taken = file.path, set()
+        kept = self.runtime.intake.store.cursor(self.partition.config, self.partition.node, path)
+        cursor = usable_cursor(kept)
+        if file.token and reached_end_at(cursor) == file.token:
             return
-        while True:
-            result = self._order(path, {"cursor": cursor})
-            if result["mode"] == "listing_needed":
+        while self.has_time(path):
+            answer = self._order(path, {"cursor": cursor})
+            if answer.listing_needed:
                 self._collect_by_listing(path)
                 return
-            cursor = self._advance(path, cursor, result)
-            if not result["more"] or not result["games"]:
-                self.outcome = replace(self.outcome, waiting=self.outcome.waiting + int(result["waiting"]))
+            before, cursor = cursor, self._advance(path, cursor, answer)
+            if not (answer.short or (answer.more and answer.games)):
+                if answer.more:
+                    words = f"{answer.waiting} games wait to be complete; the rest follows when the short were told"
+                    self.notes.append(Note(self.partition.node, path, "crowded", words))
+                self.outcome = replace(self.outcome, waiting=self.outcome.waiting + answer.waiting)
                 return
+            self._require_progress(path, before, cursor)
 
-    def _advance(self, path: str, before: Mapping[str, Any] | None, result: Mapping[str, Any]) -> dict[str, Any]:
+    def has_time(self, path: str) -> bool:
+        """Whether the pass may go on with this database; where it may not, a note says so."""
+        if self.deadline.expired:
+            words = f"this pass spent {self.deadline.seconds:.0f} s on the partition; the next one goes on here"
+            self.notes.append(Note(self.partition.node, path, "unfinished", words))
+        return not self.deadline.expired
+
+    def _require_progress(self, path: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> None:
+        if before == after:
+            raise self._sender(path).error("it says that there is more, and does not go on")
+
+    def _sender(self, path: str) -> Sender:
+        return Sender(self.partition.node, self.transport.name, path)
+
+    def _advance(self, path: str, before: Mapping[str, Any] | None, answer: PackAnswer) -> dict[str, Any] | None:
         """Take in what was ordered, or remember the cursor where there was nothing; give the cursor reached."""
-        cursor = dict(result["cursor"])
-        self.notes += [Note(self.partition.node, path, "warning", text) for text in result["warnings"]]
-        if result["artifact"] is not None:
-            self._take_in(path, result, cursor)
-        elif cursor != before:
+        cursor = answer.cursor
+        self.notes += [Note(self.partition.node, path, "warning", text) for text in answer.warnings]
+        if answer.artifact is not None:
+            self._take_in(path, answer, cursor)
+        elif cursor is not None and cursor != before:
             self.runtime.intake.store.set_cursor(self.partition.config, self.partition.node, path, cursor)
-        if result["short"]:
-            told = self._order(path, {"cursor": cursor, "ids": list(result["short"]), "aside": True})
-            cursor = dict(told["cursor"])
-            if told["artifact"] is not None:
-                self._take_in(path, told, cursor, kind="aside")
+        if answer.short:
+            told = self._order(path, {"cursor": cursor, "ids": list(answer.short), "aside": True})
+            cursor = told.cursor
+            self._take_in(path, told, cursor)
         return cursor
 
     def _collect_by_listing(self, path: str) -> None:
@@ -109,41 +134,54 @@ class SourceCollector:
 
     def _list_through(self, path: str) -> None:
         store, after, more = self.runtime.intake.store, None, True
-        while more:
+        self._taken = set()
+        while more and self.has_time(path):
             arguments = {"path": path, "config": self.partition.config, "after": after, "limit": LISTING_PAGE}
-            page = self.transport.call("list", arguments, deadline=clock.Deadline.after(CALL_SECONDS))
-            ids = store.missing(self.partition.config, [(game_id, identity) for game_id, identity, _ in page["games"]])
-            while ids:
-                result = self._order(path, {"ids": ids})
-                if result["artifact"] is not None:
-                    self._take_in(path, result, None)
-                ids = list(result["left"])
-            after, more = page["cursor"], bool(page["more"])
+            page = read_list(self._call("list", arguments), self._sender(path), limit=LISTING_PAGE)
+            self._order_by_id(path, store.missing(self.partition.config, page.games))
+            before, after, more = after, page.cursor, page.more and bool(page.games)
+            if more:
+                self._require_progress(path, before, after)
             store.set_cursor(self.partition.config, self.partition.node, path, after)
 
-    def _order(self, path: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    def _order_by_id(self, path: str, ids: Sequence[str]) -> None:
+        while ids:
+            answer = self._order(path, {"ids": list(ids)})
+            self._take_in(path, answer, None)
+            ids = answer.left
+
+    def _call(self, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        return self.transport.call(op, arguments, deadline=clock.Deadline.after(CALL_SECONDS))
+
+    def _order(self, path: str, extra: Mapping[str, Any]) -> PackAnswer:
         """Have the node make a pack."""
         settings = self.runtime.settings
         arguments = {
             "path": path, "config": self.partition.config, "max_games": settings.pack_max_games,
             "max_bytes": settings.pack_max_bytes, "short_after_seconds": settings.short_after_seconds, **extra,
         }  # fmt: skip
-        return dict(self.transport.call("pack", arguments, deadline=clock.Deadline.after(CALL_SECONDS)))
+        kind = "aside" if extra.get("aside") else "games"
+        return read_pack(self._call("pack", arguments), self._sender(path), kind=kind, ids=extra.get("ids"))
 
-    def _take_in(
-        self, path: str, result: Mapping[str, Any], cursor: Mapping[str, Any] | None, kind: str = "games"
-    ) -> Accepted:
-        """Fetch the artifact, take it in, and let the node forget it."""
-        artifact = Artifact(str(result["artifact"]), int(result["bytes"]), kind)
+    def _take_in(self, path: str, answer: PackAnswer, cursor: Mapping[str, Any] | None) -> None:
+        """Fetch the artifact, if there is one, take it in, and let the node forget it.
+
+        Packs of one database differ at least in their cursor, so one that comes again is no progress.
+        """
+        artifact = answer.artifact
+        if artifact is None:
+            return
+        if artifact.sha256 in self._taken:
+            raise self._sender(path).error(f"it gives pack {artifact.sha256[:12]} again and again")
         fetched = fetch(self.runtime, self.transport, artifact, self.partition, self.trigger)
         arrival = Arrival(
-            artifact, fetched.path, self.partition.node, path, cursor,
-            fetched.bytes_moved, fetched.seconds, self.transport.name, self.trigger,
+            artifact, fetched.path, self.partition.node, path, cursor, fetched.bytes_moved, fetched.seconds,
+            self.transport.name, self.trigger, self.partition.config, answer.raw_bytes,
         )  # fmt: skip
         accepted = self.runtime.intake.accept(arrival)
+        self._taken.add(artifact.sha256)
         self.outcome = self.outcome.plus(accepted, bytes_moved=fetched.bytes_moved, transport=self.transport.name)
         self._forget(artifact)
-        return accepted
 
     def _forget(self, artifact: Artifact) -> None:
         """Tell the node that the artifact is durable here; it removes it by its age anyway."""
@@ -156,7 +194,8 @@ class SourceCollector:
 def collect_source(collector: SourceCollector, file: NodeFile) -> SyncError | None:
     """Collect one database; give what stopped it.
 
-    An artifact that vanished or changed meanwhile is ordered once more.
+    An artifact that vanished or changed meanwhile is ordered once more. A database that a writer holds is noted and
+    left to the next pass; a damaged one is listed in the quarantine as well.
     """
     failure: SyncError | None = None
     for _ in range(ORDER_TRIES):
@@ -164,6 +203,8 @@ def collect_source(collector: SourceCollector, file: NodeFile) -> SyncError | No
             collector.collect(file)
         except (ArtifactGoneError, SourceChangedError) as error:
             failure = error
+        except RemoteCallError as error:
+            return _refused(collector, file, error)
         except SyncError as error:
             return error
         else:
@@ -171,11 +212,13 @@ def collect_source(collector: SourceCollector, file: NodeFile) -> SyncError | No
     return failure
 
 
-def _unchanged(cursor: Mapping[str, Any] | None, token: str) -> bool:
-    """Whether this database has nothing to collect.
-
-    That is so when the store has read it up to its present state, and no game in it still needs to be told as short.
-    """
-    if cursor is None or not cursor.get("token") or cursor["token"] != token:
-        return False
-    return not any(finished and not reported for finished, _, _, reported in cursor["waiting"].values())
+def _refused(collector: SourceCollector, file: NodeFile, error: RemoteCallError) -> SyncError | None:
+    if error.code == "locked":
+        collector.notes.append(Note(file.node, file.path, error.code, error.message))
+        return None
+    if error.code in DAMAGED:
+        try:
+            list_damaged(collector.runtime, file, error.code, error.message)
+        except SyncError as ours:
+            return ours
+    return error

@@ -6,23 +6,24 @@ a delta is only accepted on top of the very token that it was made from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from ringrift_sync_dagster.core.model import DataType
-from ringrift_sync_dagster.errors import TransferError
+from ringrift_sync_dagster.errors import RungUnusableError, TransferError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state import nodes as node_state
 from ringrift_sync_dagster.state.nodes import NodeFile
+from ringrift_sync_dagster.sync.answers import Sender, read_manifest
+from ringrift_sync_dagster.sync.damaged import DAMAGED, list_damaged
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.transports.base import Transport
 
+PROBE_SECONDS: Final = 5.0
 MANIFEST_SECONDS: Final = 120.0
-_DAMAGED: Final = ("corrupt", "not_a_database")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +60,19 @@ def survey(runtime: Runtime, transport: Transport, node: Node, configs: Collecti
 
 def _update(runtime: Runtime, transport: Transport, node: Node) -> None:
     """Bring the state database's copy of the manifest up to date."""
+    probe = transport.probe(clock.Deadline.after(PROBE_SECONDS))
+    if not probe.reachable:  # said at once, where the manifest of a large node may take its time
+        raise RungUnusableError(node.name, transport.name, f"the node does not answer: {probe.detail}")
     known = node_state.node_row(runtime.state, node.name)
     since = known.manifest_token if known else ""
     for token in (since, ""):
-        manifest = transport.manifest(token or None, deadline=clock.Deadline.after(MANIFEST_SECONDS))
+        answer = transport.manifest(token or None, deadline=clock.Deadline.after(MANIFEST_SECONDS))
+        manifest = read_manifest(answer, Sender(node.name, transport.name, "its manifest"))
         try:
             applied = node_state.apply_manifest(
                 runtime.state, node.name, manifest, since=token, at=clock.wall(), transport=transport.name
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:  # it names a file more than once
             raise TransferError(node.name, transport.name, f"its manifest makes no sense: {error}") from error
         if applied.accepted:
             return
@@ -75,20 +80,8 @@ def _update(runtime: Runtime, transport: Transport, node: Node) -> None:
 
 
 def _note(runtime: Runtime, file: NodeFile) -> Note:
-    """What is wrong with a database; a damaged one is listed in the quarantine, so that nobody overlooks it.
-
-    Its bytes stay on the node, which owns them; what is kept here is the manifest's word about them.
-    """
+    """What is wrong with a database; a damaged one is listed in the quarantine too."""
     code, _, message = file.error.partition(": ")
-    if code in _DAMAGED:
-        word = {"path": file.path, "bytes": file.size_bytes, "mtime_ns": file.mtime_ns, "error": file.error}
-        runtime.intake.quarantine.add(
-            file.node,
-            f"{file.path}@{file.size_bytes}-{file.mtime_ns}",
-            json.dumps(word).encode(),
-            reason=code,
-            detail=f"{file.path} stays on the node: {message}",
-            artifact="",
-            at=clock.wall(),
-        )
+    if code in DAMAGED:
+        list_damaged(runtime, file, code, message)
     return Note(file.node, file.path, code, message)

@@ -101,3 +101,9 @@ class Shop:
 def first_row(one: Game) -> Row:
     """The game's row in ``games``."""
     return one.rows["games"][0]
+
+
+def bring(shop: Shop, *games: Game, node: str = "vast-1") -> Merged:
+    """Play these games on a node of their own and collect them."""
+    database = record(shop.folder / f"{node}-{shop.merges}.db", *games)
+    return shop.collect(database, node)
