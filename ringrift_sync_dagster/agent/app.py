@@ -12,7 +12,8 @@
     GET    /v1/incoming/{node}/{sha}   who may push under the name of {node}
     PUT    /v1/incoming/{node}/{sha}   the same
 
-Handlers are short; what blocks (disk, SQLite, the kit) runs in threads and worker processes.
+Handlers are short; what blocks (disk, SQLite, the kit) runs in threads and worker processes. Any reply but that of
+``/health`` may bring its caller a new token (``auth``).
 """
 
 from __future__ import annotations
@@ -138,13 +139,13 @@ def build_app(parts: Parts, authenticator: Authenticator, plain_rule: Middleware
 
     Args:
         parts: What the agent is made of.
-        authenticator: Checks tokens.
+        authenticator: Checks tokens, and renews them on the coordinator.
         plain_rule: The middleware that refuses plain HTTP where it is not allowed.
 
     """
     middlewares = [_counting(parts.metrics), errors_as_json, plain_rule, authenticator.middleware]
     app = web.Application(middlewares=middlewares, client_max_size=parts.limits.json_bytes)
-    app.on_response_prepare.append(_say_no_versions)
+    app.on_response_prepare.extend([_say_no_versions, authenticator.renew])
     interface = Interface(parts)
     app.add_routes(
         [

@@ -23,7 +23,7 @@ from ringrift_sync_dagster.agent.answers import Refusal, busy
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.metrics import Metrics
 from ringrift_sync_dagster.agent.single_flight import SingleFlight
-from ringrift_sync_dagster.node.ops import OPS
+from ringrift_sync_dagster.node.ops import REMOTE
 from ringrift_sync_dagster.settings import clock
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class Calls:
 
     def _count(self, op: str, answer: dict[str, Any], seconds: float) -> None:
         # An unknown name came from the client: as a label it would grow without bound.
-        known = op if op in OPS else "unknown"
+        known = op if op in REMOTE else "unknown"
         self._metrics.call_seconds.labels(known).observe(seconds)
         if not answer["ok"]:
             self._metrics.call_failures.labels(known, str(answer["error"]["code"])).inc()

@@ -34,6 +34,7 @@ def run(arguments: Sequence[str] | None) -> int:
             tls=None if args.tls_cert is None else (args.tls_cert, args.tls_key),
             state_url=args.state_url,
             trusted_networks=args.trusted_network or DEFAULT_TRUSTED,
+            revoked=args.revoked,
         )
     except (SyncError, ValueError, OSError) as error:
         sys.stderr.write(f"the agent cannot run: {error}\n")
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", default=DEFAULT_PORT, type=int, help="port to listen on; 0 takes a free one")
     parser.add_argument("--public-key", type=Path, help="the coordinator's public key (coordinator.pub)")
+    parser.add_argument("--revoked", type=Path, help="file of revoked node ids, one per line; it may change")
     parser.add_argument("--tls-cert", type=Path, help="this node's certificate in PEM form")
     parser.add_argument("--tls-key", type=Path, help="its private key in PEM form")
     parser.add_argument("--trusted-network", action="append", help="where plain HTTP is allowed; repeatable")

@@ -23,7 +23,7 @@ from aiohttp import web
 
 from ringrift_sync_dagster.agent.app import Parts, build_app
 from ringrift_sync_dagster.agent.artifacts import Catalogue
-from ringrift_sync_dagster.agent.auth import Authenticator
+from ringrift_sync_dagster.agent.auth import Authenticator, RevokedIds
 from ringrift_sync_dagster.agent.calls import Calls
 from ringrift_sync_dagster.agent.downloads import Downloads
 from ringrift_sync_dagster.agent.incoming import Incoming
@@ -37,6 +37,7 @@ from ringrift_sync_dagster.agent.uploads import Uploads
 from ringrift_sync_dagster.core.model import checked_node_name
 from ringrift_sync_dagster.errors import ConfigError, Problem
 from ringrift_sync_dagster.node.roots import Roots
+from ringrift_sync_dagster.settings.identity import CoordinatorKey
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage.files import make_dirs
 from ringrift_sync_dagster.storage.layout import SCRATCH_DIR
@@ -65,6 +66,8 @@ class AgentConfig:
         state_url: The agent's state database; by default a SQLite file in scratch.
         trusted_networks: Where plain HTTP is allowed.
         limits: Bounds of the agent.
+        revoked: The file of revoked ids; it may be made later.
+        coordinator_key: The coordinator's key pair, for its own agent only: this one renews tokens.
 
     """
 
@@ -79,6 +82,8 @@ class AgentConfig:
     state_url: str | None = None
     trusted_networks: tuple[str, ...] = DEFAULT_TRUSTED
     limits: Limits = field(default_factory=Limits)
+    revoked: Path | None = None
+    coordinator_key: CoordinatorKey | None = None
 
     @property
     def scratch_dir(self) -> Path:
@@ -99,6 +104,8 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
     state_url: str | None = None,
     trusted_networks: Sequence[str] = DEFAULT_TRUSTED,
     limits: Limits | None = None,
+    revoked: Path | None = None,
+    coordinator_key: CoordinatorKey | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run an agent until SIGTERM or SIGINT.
@@ -123,6 +130,8 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
         state_url,
         tuple(str(network) for network in trusted_networks),
         limits or Limits(),
+        revoked,
+        coordinator_key,
     )
     with _only_one(make_dirs(config.scratch_dir)):
         asyncio.run(_serve(config, on_ready))
@@ -153,8 +162,11 @@ async def running(config: AgentConfig) -> AsyncIterator[str]:
     has_tls = config.tls is not None
     check_listen(config.host, trusted, has_key=config.public_key_pem is not None, has_tls=has_tls)
     context = server_context(*config.tls) if config.tls is not None else None
+    revoked = None if config.revoked is None else RevokedIds(config.revoked)
+    authenticator = Authenticator(
+        config.public_key_pem, config.node_id, revoked=revoked, coordinator_key=config.coordinator_key
+    )
     parts = await asyncio.to_thread(_build, config)
-    authenticator = Authenticator(config.public_key_pem, config.node_id)
     runner = web.AppRunner(
         build_app(parts, authenticator, plain_only_from(trusted)),
         access_log=None,

@@ -55,7 +55,7 @@ def check_listen(host: str, trusted: TrustedNetworks, *, has_key: bool, has_tls:
     if not has_tls and not is_wildcard(host) and not trusted.holds_host(host):
         message = (
             f"{host} is neither loopback nor in a trusted network: give the agent a certificate "
-            "(--tls-cert, --tls-key), or name the network (--trusted-network)"
+            "(--tls-cert, --tls-key), or name its network in the inventory's trusted_networks"
         )
         raise _problem("argument", "host", message)
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from ringrift_sync_dagster.node.errors import KitError
-from ringrift_sync_dagster.node.ops import OPS, Context
+from ringrift_sync_dagster.node.ops import OPS, REMOTE, Context
 from ringrift_sync_dagster.node.roots import Roots
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def run(op: str, args: dict[str, Any], roots: Sequence[str], scratch: str, now: 
     """Run one operation.
 
     Args:
-        op: Its name in the kit's table.
+        op: Its name; only those of ``REMOTE`` are run.
         args: Its arguments, as they came in JSON.
         roots: The node's roots.
         scratch: Where the kit keeps its own files.
@@ -61,8 +61,8 @@ def run(op: str, args: dict[str, Any], roots: Sequence[str], scratch: str, now: 
         kit's own command line prints.
 
     """
-    if op not in OPS:
-        message = f"there is no operation {op[:40]!r}; there are {', '.join(sorted(OPS))}"
+    if op not in REMOTE:
+        message = f"there is no operation {op[:40]!r}; there are {', '.join(REMOTE)}"
         return {"ok": False, "error": {"code": "bad_arguments", "message": message, "path": None}}
     try:
         return {"ok": True, "result": OPS[op](Context(roots=Roots(roots), scratch=scratch, now=now), args)}

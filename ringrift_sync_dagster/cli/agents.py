@@ -12,6 +12,7 @@ from ringrift_sync_dagster.cli.lazy import CONTEXT
 from ringrift_sync_dagster.cli.session import Session, verb
 
 if TYPE_CHECKING:
+    from ringrift_sync_dagster.settings.identity import CoordinatorKey
     from ringrift_sync_dagster.settings.inventory import Inventory, Node
     from ringrift_sync_dagster.settings.settings import Settings
 
@@ -24,6 +25,7 @@ class _OwnerOptions(TypedDict, total=False):
 
     incoming: Path
     state_url: str
+    coordinator_key: CoordinatorKey
 
 
 @click.command(context_settings=CONTEXT)
@@ -42,24 +44,33 @@ class _OwnerOptions(TypedDict, total=False):
     help="Port to listen on; 0 takes a free one.  [default: the inventory's, or 8765]",
 )
 @click.option("--public-key", type=_FILE, help="The coordinator's public key.  [default: <home>/keys/coordinator.pub]")
+@click.option(
+    "--revoked",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Ids to refuse, one per line; it may change at any time.  [default: <home>/keys/revoked]",
+)
 @click.option("--tls-cert", type=_FILE, help="This node's certificate in PEM form.")
 @click.option("--tls-key", type=_FILE, help="Its private key in PEM form.")
 @verb("hosts", "home")
-def agent(
+def agent(  # noqa: PLR0913, PLR0917 - one for each option
     session: Session,
     name: str,
     roots: tuple[Path, ...],
     host: str,
     port: int | None,
     public_key: Path | None,
+    revoked: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
 ) -> int:
     """Run the service of a node until SIGTERM or Ctrl-C.
 
-    Outside loopback it needs the coordinator's public key, and outside the trusted networks a certificate too.
+    Outside loopback it needs the coordinator's public key, and outside the inventory's trusted_networks a certificate
+    too. On the coordinator it renews the nodes' tokens, with the key in <home>/keys.
     """
     from ringrift_sync_dagster.agent.serve import run_agent
+    from ringrift_sync_dagster.settings.revoked import REVOKED_NAME
     from ringrift_sync_dagster.transports.networks import DEFAULT_TRUSTED
 
     if (tls_cert is None) != (tls_key is None):
@@ -76,6 +87,7 @@ def agent(
         public_key_pem=_public_key(public_key or settings.home / "keys" / "coordinator.pub"),
         tls=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
         trusted_networks=DEFAULT_TRUSTED if inventory is None else [str(net) for net in inventory.trusted_networks],
+        revoked=revoked or settings.home / "keys" / REVOKED_NAME,
         **_as_owner(settings, node),
     )
     return 0
@@ -91,10 +103,18 @@ def _inventory(settings: Settings) -> Inventory | None:
 
 
 def _as_owner(settings: Settings, node: Node | None) -> _OwnerOptions:
-    """On the coordinator, what nodes push lands where a pass looks for it, and its receipts in the shared state."""
+    """On the coordinator, what nodes push lands where a pass looks for it, and its receipts in the shared state.
+
+    Its key is there as well once a token was signed; then its agent renews tokens.
+    """
+    from ringrift_sync_dagster.settings.identity import PRIVATE_NAME, load_coordinator_key
+
     if node is None or not node.is_coordinator:
         return {}
-    return {"incoming": settings.root / "data" / "incoming", "state_url": settings.state_url}
+    owner: _OwnerOptions = {"incoming": settings.root / "data" / "incoming", "state_url": settings.state_url}
+    if (settings.home / "keys" / PRIVATE_NAME).is_file():
+        owner["coordinator_key"] = load_coordinator_key(settings.home / "keys")
+    return owner
 
 
 def _roots(settings: Settings, node: Node | None) -> list[Path]:

@@ -8,12 +8,14 @@ inventory, so that they need no authority. Source: architecture.md, 2 "Identity"
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import math
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -33,10 +35,13 @@ TOKEN_SECONDS: Final = 30 * 24 * 3600
 LEEWAY_SECONDS: Final = 600
 PRIVATE_NAME: Final = "coordinator.key"
 PUBLIC_NAME: Final = "coordinator.pub"
+RENEWAL_HEADER: Final = "X-RingRift-Token"
+"""Header of a reply by which the coordinator's agent hands out a new token."""
 _ALGORITHM: Final = "EdDSA"
 _CERTIFICATE_DAYS: Final = 3650
 # Longer than any token of ours by far; a longer one is not worth decoding.
 _TOKEN_MAX_CHARS: Final = 8192
+_TOKEN_SHAPE: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
 class Scope(StrEnum):
@@ -192,6 +197,62 @@ def verify_token(public_key_pem: bytes | str, token: str, now: float) -> Claims:
     return Claims(sub=sub, scopes=frozenset(scopes), expires=float(expires))
 
 
+def store_token(path: Path, token: str) -> None:
+    """Replace a token file, mode 0600: a reader finds the old token or the new one. Idempotent.
+
+    Raises:
+        TokenError: The text cannot be a token: empty, too long, or with characters that no token has.
+        OSError: The file cannot be written; the old one is still there.
+
+    """
+    if len(token) > _TOKEN_MAX_CHARS or _TOKEN_SHAPE.fullmatch(token) is None:
+        message = f"what came as a token is not 1 to {_TOKEN_MAX_CHARS} characters of a token; the old one stays"
+        raise TokenError("", "", message)
+    replace_file(path, f"{token}\n".encode("ascii"), 0o600)
+
+
+def store_renewed_token(path: Path, token: str, public_key_pem: bytes | str, now: float) -> bool:
+    """Store a token that came in a reply, if the coordinator signed it and it only makes ours last longer.
+
+    This is what to give a transport as ``renewed``: anybody who answers us can send the header, and must not be able
+    to take our own token from us.
+
+    Args:
+        path: The file of our own token.
+        token: What came.
+        public_key_pem: The coordinator's public key.
+        now: Our wall time in seconds since 1970.
+
+    Returns:
+        Whether it was stored; not when it expires no later than ours.
+
+    Raises:
+        TokenError: It, or the one that we have, is not good, or it is not for the same node and the same scopes.
+        OSError: The file cannot be read or written; the old one is still there.
+
+    """
+    ours = verify_token(public_key_pem, path.read_text(encoding="ascii", errors="replace").strip(), now)
+    theirs = verify_token(public_key_pem, token, now)
+    if (theirs.sub, theirs.scopes) != (ours.sub, ours.scopes):
+        raise TokenError(theirs.sub, "", f"the renewed token has not the rights of {ours.sub}'s; the old one stays")
+    if theirs.expires <= ours.expires:
+        return False
+    store_token(path, token)
+    return True
+
+
+def replace_file(path: Path, data: bytes, mode: int) -> None:
+    """Publish a whole file in the place of the old one, durably: a reader finds the one or the other.
+
+    Raises:
+        OSError: It cannot be written; the old one is still there.
+
+    """
+    with _temporary(path, data, mode) as temporary:
+        temporary.replace(path)
+    _fsync_directory(path.parent)
+
+
 def make_tls_certificate(directory: Path, node: str, addresses: Sequence[str], now: float) -> TlsCertificate:
     """Give the certificate of an agent and make it first if there is none.
 
@@ -276,20 +337,31 @@ def _general_name(text: str) -> x509.GeneralName:
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
     """Publish a whole file under a name that is free; when another process was first, its file stays."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with _temporary(path, data, mode) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return
+    _fsync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """Write a file beside ``path``, durably; it is gone after the body."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return
+        yield Path(name)
     finally:
-        Path(temporary).unlink()
-    directory = os.open(path.parent, os.O_RDONLY)
+        Path(name).unlink(missing_ok=True)
+
+
+def _fsync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,10 +28,13 @@ from ringrift_sync_dagster.errors import (
     TransientError,
 )
 from ringrift_sync_dagster.settings.clock import Deadline, monotonic
+from ringrift_sync_dagster.settings.identity import RENEWAL_HEADER
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.transports.http_errors import from_library, from_status
 from ringrift_sync_dagster.transports.networks import TrustedNetworks
 from ringrift_sync_dagster.transports.sending import FileBody
+
+log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 5.0
 _PIECE_BYTES: Final = 1 << 16
@@ -104,17 +108,25 @@ class Channel:
         token: Gives our token.
         trusted: Where plain HTTP is allowed.
         stall_seconds: Longest silence.
+        renewed: Gets a token that came with an answer.
 
     """
 
     def __init__(
-        self, node: Node, transport: str, token: Callable[[], str], trusted: TrustedNetworks, stall_seconds: float
+        self,
+        node: Node,
+        transport: str,
+        token: Callable[[], str],
+        trusted: TrustedNetworks,
+        stall_seconds: float,
+        renewed: Callable[[str], None] | None = None,
     ) -> None:
         self.node = node.name
         self.transport = transport
         self.stall_seconds = stall_seconds
         self._host = node.address
         self._token = token
+        self._renewed = renewed
         self._trusted = trusted
         self._secure = bool(node.tls_fingerprint)
         shown = f"[{node.address}]" if ":" in node.address else node.address
@@ -155,6 +167,7 @@ class Channel:
             with self.errors(guard, deadline, ask.what):
                 response = self._send(ask, deadline)
             with response, guard.watching(response.raw):
+                self._hand_on_token(ask, response)
                 yield Reply(self, response, guard, deadline, ask.what)
         finally:
             guard.end()
@@ -179,6 +192,15 @@ class Channel:
             return {}
         self._check_secrecy()
         return {"Authorization": f"Bearer {self._token()}"}
+
+    def _hand_on_token(self, ask: Ask, response: requests.Response) -> None:
+        token = response.headers.get(RENEWAL_HEADER, "")
+        if self._renewed is None or not ask.authorized or not token:
+            return
+        try:
+            self._renewed(token)
+        except Exception:  # the old token is still good for days, and the next answer brings another new one
+            log.exception("a renewed token was not kept node=%s", self.node)
 
     @contextlib.contextmanager
     def errors(self, guard: _Guard, deadline: Deadline, what: str) -> Iterator[None]:

@@ -50,6 +50,9 @@ class P2PHttpTransport:
         token: Gives our token; asked for each request, because tokens are renewed.
         trusted_networks: Where plain HTTP is allowed; elsewhere the node needs a ``tls_fingerprint``.
         stall_seconds: A silence of this length is a StallError.
+        renewed: Gets each token that a reply brings (``X-RingRift-Token``), maybe in several threads. Whoever answers
+            can send one, so it must check before it keeps: ``settings.identity.store_renewed_token`` does. When it
+            raises, that is logged and the transfer goes on. Without it renewals are ignored.
 
     """
 
@@ -62,9 +65,10 @@ class P2PHttpTransport:
         *,
         trusted_networks: Iterable[str | IPNetwork] = DEFAULT_TRUSTED,
         stall_seconds: float = 15.0,
+        renewed: Callable[[str], None] | None = None,
     ) -> None:
         self._node = node.name
-        self._channel = Channel(node, NAME, token, TrustedNetworks(trusted_networks), stall_seconds)
+        self._channel = Channel(node, NAME, token, TrustedNetworks(trusted_networks), stall_seconds, renewed)
 
     def __enter__(self) -> Self:
         return self

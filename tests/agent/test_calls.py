@@ -43,6 +43,13 @@ def test_an_operation_gives_its_result_and_a_refusal_its_code(agent: AgentProces
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "bad_arguments")
 
 
+@pytest.mark.parametrize("op", ["merge", "digest"])
+def test_what_the_kit_does_only_on_its_own_machine_is_no_operation_of_an_agent(agent: AgentProcess, op: str) -> None:
+    answer = agent.request("POST", f"/v1/call/{op}", json={"path": "data/games/hex8_2p.db"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "bad_arguments")
+    assert answer.json()["error"]["message"] == f"there is no operation {op!r}; there are hash, list, pack, scan"
+
+
 @pytest.mark.parametrize("body", [b"[1]", b"{", b"\xff", b"[" * 100_000])
 def test_arguments_that_are_no_json_object_are_refused(agent: AgentProcess, body: bytes) -> None:
     answer = agent.request("POST", "/v1/call/scan", data=body)

@@ -24,8 +24,11 @@ from ringrift_sync_dagster.settings.identity import (
     issue_token,
     load_coordinator_key,
     make_tls_certificate,
+    store_renewed_token,
+    store_token,
     verify_token,
 )
+from ringrift_sync_dagster.settings.revoked import read_revoked, set_revoked
 
 NOW = 1_900_000_000.0
 
@@ -246,3 +249,70 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="not an elliptic curve key"):
         make_tls_certificate(here, "vast-1", [], NOW)
+
+
+def test_a_stored_token_replaces_the_old_one_and_only_its_owner_can_read_it(
+    key: CoordinatorKey, tmp_path: Path
+) -> None:
+    path, token = tmp_path / "vast-1.jwt", issue_token(key, "vast-1", ["node"], NOW)
+    path.write_text("old")
+    path.chmod(0o644)
+    store_token(path, token)
+    assert path.read_text() == f"{token}\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("token", ["", " ", "a b", "a.b.c\n", "é.b.c", "a\x00b", "٣.b.c", "x" * 8193])
+def test_what_cannot_be_a_token_is_never_stored(tmp_path: Path, token: str) -> None:
+    path = tmp_path / "vast-1.jwt"
+    path.write_text("old")
+    with pytest.raises(TokenError, match="the old one stays"):
+        store_token(path, token)
+    assert path.read_text() == "old"
+
+
+def test_a_renewed_token_is_stored_only_when_it_gives_the_same_rights_for_longer(
+    key: CoordinatorKey, tmp_path: Path
+) -> None:
+    path, old = tmp_path / "vast-1.jwt", issue_token(key, "vast-1", ["node"], NOW)
+    store_token(path, old)
+    stranger = create_coordinator_key(tmp_path / "stranger")
+    for bad in (
+        issue_token(stranger, "vast-1", ["node"], NOW + 9),
+        issue_token(key, "vast-2", ["node"], NOW + 9),
+        issue_token(key, "vast-1", ["node", "relay"], NOW + 9),
+        issue_token(key, "vast-1", [], NOW + 9),
+        "rubbish",
+    ):
+        with pytest.raises(TokenError):
+            store_renewed_token(path, bad, key.public_pem, NOW)
+    assert not store_renewed_token(path, issue_token(key, "vast-1", ["node"], NOW - 9), key.public_pem, NOW)
+    assert path.read_text().strip() == old
+    assert store_renewed_token(path, issue_token(key, "vast-1", ["node"], NOW + 9), key.public_pem, NOW)
+    assert verify_token(key.public_pem, path.read_text().strip(), NOW).expires == NOW + 9 + TOKEN_SECONDS
+
+
+def test_revoking_and_reinstating_leave_comments_and_other_ids_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "revoked"
+    assert read_revoked(path) == frozenset()
+    assert not set_revoked(path, "vast-1", revoked=False)
+    assert not path.exists()
+    path.write_bytes(b"# why: \xff\nvast-9   # stolen\nvast-10")
+    assert set_revoked(path, "vast-1", revoked=True)
+    assert not set_revoked(path, "vast-1", revoked=True)
+    assert read_revoked(path) == {"vast-1", "vast-9", "vast-10"}
+    assert set_revoked(path, "vast-9", revoked=False)
+    assert path.read_bytes() == b"# why: \xff\nvast-10\nvast-1\n"
+    with pytest.raises(ValueError, match="cannot name a node"):
+        set_revoked(path, "# all", revoked=True)
+
+
+def test_people_who_revoke_at_the_same_time_do_not_undo_each_other(tmp_path: Path) -> None:
+    path, names = tmp_path / "revoked", [f"vast-{number}" for number in range(12)]
+    threads = [threading.Thread(target=set_revoked, args=(path, name), kwargs={"revoked": True}) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert read_revoked(path) == set(names)
