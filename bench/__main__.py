@@ -1,0 +1,13 @@
+"""``python -m bench``: every program's parts in one run and one table; a new program is added to ``PARTS``."""
+
+from __future__ import annotations
+
+import sys
+
+from bench import games
+from bench.command import main
+
+PARTS = (*games.PARTS,)
+
+if __name__ == "__main__":
+    sys.exit(main(PARTS, sys.argv[1:]))
