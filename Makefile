@@ -59,7 +59,8 @@ test: setup ## Run the tests, all but those of `cluster`, `soak` and `mutants`.
 		-n $(JOBS) --dist loadgroup $(ARGS)
 
 cluster: setup ## Run the tests that need the embedded cluster.
-	@$(BIN)/python -m pytest tests --ignore=tests/mutants -m "cluster and not soak" -o timeout=600 $(ARGS)
+	@$(BIN)/python -m pytest tests --ignore=tests/mutants -m "cluster and not soak" -o timeout=600 \
+		-n $(JOBS) --dist loadgroup $(ARGS)
 
 # pytest ends with 5 when no test was selected.
 soak: setup ## Run the long tests.
@@ -78,7 +79,7 @@ bench: setup ## Measure: prints numbers, judges nothing.
 		for program in bench/*.py; do echo "== $$program"; $(BIN)/python "$$program" $(ARGS); done; \
 	else echo "There are no benchmarks yet."; fi
 
-demo: setup ## A coordinator and its nodes on loopback play and are synced; what arrived is judged.
+demo: setup ## A coordinator and four nodes on loopback play and are synced; what arrived is judged.
 	@$(BIN)/python -m $(PACKAGE).demo
 
 dev: setup ## The same cluster, and Dagster's UI on 127.0.0.1; ends with Ctrl-C.

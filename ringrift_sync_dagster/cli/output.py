@@ -67,6 +67,11 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def clean(value: object) -> str:
+    """Write on one line, with nothing in it that moves the cursor, whatever a node wrote."""
+    return "".join(character if character.isprintable() else " " for character in str(value))
+
+
 def _rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -90,5 +95,4 @@ def _text(cell: object) -> str:
         return "-"
     if isinstance(cell, float):
         return f"{cell:.1f}"
-    # One row is one line, and nothing that a node wrote moves the cursor.
-    return "".join(character if character.isprintable() else " " for character in str(cell))
+    return clean(cell)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
-from ringrift_sync_dagster.cli.output import ago, show_json, show_table, size
+from ringrift_sync_dagster.cli.output import ago, clean, show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def show(session: Session, node: str, name: str) -> int:
         show_json({"ok": True, "entry": _json(entry)})
         return 0
     for field, value in _json(entry).items():
-        click.echo(f"{field:12} {value}")
+        click.echo(f"{field:12} {clean(value)}")
     return 0
 
 

@@ -28,7 +28,7 @@ class PartitionRow:
         node: The node.
         changed_at: When it last changed, in seconds since 1970.
         games_new: New games, summed over the changes that are kept.
-        canonical_games: Games of the config in the canonical store after the last change.
+        canonical_games: Games of the config in the canonical store now, whichever node the last ones came from.
         pending: Changes that Dagster does not have yet.
 
     """
@@ -76,10 +76,18 @@ def partition_rows(state: StateStore) -> list[PartitionRow]:
         .group_by(changes.c.data_type, changes.c.config, changes.c.node)
         .subquery()
     )  # fmt: skip
-    last = changes.alias("newest")
+    counted = (
+        sa.select(changes.c.data_type, changes.c.config, sa.func.max(changes.c.id).label("last"))
+        .where(changes.c.canonical_games.is_not(None))
+        .group_by(changes.c.data_type, changes.c.config)
+        .subquery()
+    )
+    last, count = changes.alias("newest"), changes.alias("counted")
     query = (
-        sa.select(groups, last.c.at, last.c.canonical_games)
+        sa.select(groups, last.c.at, count.c.canonical_games)
         .join(last, last.c.id == groups.c.last)
+        .outerjoin(counted, (counted.c.data_type == groups.c.data_type) & (counted.c.config == groups.c.config))
+        .outerjoin(count, count.c.id == counted.c.last)
         .order_by(groups.c.data_type, groups.c.config, groups.c.node)
     )
     with state.read() as connection:

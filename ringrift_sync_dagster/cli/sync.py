@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
-from ringrift_sync_dagster.cli.output import show_json, show_table, size
+from ringrift_sync_dagster.cli.output import clean, show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
 from ringrift_sync_dagster.node.patterns import CONFIGS, DATA_TYPES, config_key
 
 if TYPE_CHECKING:
-    from ringrift_sync_dagster.sync.report import CollectReport, Outcome
+    from ringrift_sync_dagster.sync.report import CollectReport, Failure, Outcome
 
 MOVED: Final = ("games",)
 """The data types that this version moves."""
+
+NAMED_ASIDE: Final = 20
+"""Games set aside that are named one by one; `quarantine list` has them all."""
 
 EXAMPLES: Final = """\b
 Examples:
@@ -86,15 +90,33 @@ def _show(data_type: str, report: CollectReport) -> None:
     )
     rows = [_row(outcome) for outcome in report.outcomes]
     show_table(data_type, columns, rows, empty="no partition to collect: no node of the inventory is ready")
-    for outcome in report.outcomes:
-        for thing in outcome.set_aside:
-            click.echo(f"set aside: {outcome.partition}: {thing.reason}: {thing.game_id}")
+    for line in aside_lines(report):
+        click.echo(clean(line))
     for note in report.notes:
-        click.echo(f"note: {note.node}: {note.path}: {note.message} ({note.code})")
-    for failure in report.failures:
-        click.echo(f"ringrift-sync: {_one_line(failure)}", err=True)
+        click.echo(clean(f"note: {note.node}: {note.path}: {note.message} ({note.code})"))
+    for line in failure_lines(report.failures):
+        click.echo(clean(f"ringrift-sync: {line}"), err=True)
     new = sum(outcome.games_new for outcome in report.outcomes)
     click.echo(f"{len(rows)} partitions, {len(report.failures)} failed, {new} new games, {report.seconds:.1f} s")
+
+
+def aside_lines(report: CollectReport) -> list[str]:
+    """Name the first games that were set aside, and say how many more there are."""
+    things = [(outcome.partition, thing) for outcome in report.outcomes for thing in outcome.set_aside]
+    named = [f"set aside: {partition}: {thing.reason}: {thing.game_id}" for partition, thing in things[:NAMED_ASIDE]]
+    more = len(things) - len(named)
+    return [*named, f"set aside: and {more} more; `ringrift-sync quarantine list` shows all"] if more else named
+
+
+def failure_lines(failures: Sequence[Failure]) -> list[str]:
+    """One line for each thing that is wrong: what one node said for several configs is said once."""
+    groups: dict[tuple[str, str, str], list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault((failure.partition.node, failure.error, failure.message), []).append(failure)
+    return [
+        _one_line(same[0] if len(same) == 1 else f"{len(same)} configs of {node}: {message} ({error})")
+        for (node, error, message), same in groups.items()
+    ]
 
 
 def _row(outcome: Outcome) -> tuple[object, ...]:

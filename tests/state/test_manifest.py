@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ringrift_sync_dagster.state import manifest as manifest_module
+from ringrift_sync_dagster.state.changes import Change, add_changes
 from ringrift_sync_dagster.state.manifest import DataLocation, Manifest, get_manifest
 from ringrift_sync_dagster.state.nodes import apply_manifest
 from ringrift_sync_dagster.state.receipts import ArtifactRow, Receipt, add_receipt
@@ -83,6 +84,38 @@ def test_a_received_pack_is_a_place_of_its_games(store: StateStore, kind: str) -
         DataLocation("hex8_2p", "games", "coordinator", f"data/incoming/vast-1/{SHA}", SHA, 50, None, 7.0, 7.0)
     ]
     assert Manifest(store).get_data_locations("square8_2p") == []
+
+
+CANONICAL = "data/games/canonical_hex8_2p.db"
+
+
+def _merged(store: StateStore, content: bytes, config: str, games: int, at: float) -> None:
+    """What the intake leaves after one merge: a receipt at the canonical database's path, and a change."""
+    sha = hashlib.sha256(content).hexdigest()
+    path = f"data/games/canonical_{config}.db"
+    artifact = ArtifactRow(sha, "games", len(content), 200, config, "vast-1", at)
+    add_receipt(store, Receipt(sha, "hub-1", path, len(content), at), artifact)
+    change = Change(f"{config} {at}", at, "games", "up", config, "vast-1", sha, canonical_games=games)
+    add_changes(store, [change])
+
+
+def test_the_canonical_database_is_no_pack_and_has_the_games_of_the_latest_change(store: StateStore) -> None:
+    _merged(store, b"first pack", "hex8_2p", 3, at=7.0)
+    _merged(store, b"second", "hex8_2p", 5, at=8.0)
+    _merged(store, b"another config", "hex8_3p", 9, at=9.0)
+    assert Manifest(store).get_data_locations("hex8_2p") == [
+        DataLocation("hex8_2p", "games", "hub-1", CANONICAL, None, None, 5, 8.0, None)
+    ]
+
+
+def test_the_canonical_database_has_the_size_that_its_node_told_and_still_no_pack(store: StateStore) -> None:
+    _merged(store, b"x" * 100, "hex8_2p", 5, at=8.0)
+    _tell(store, "hub-1", _entry(CANONICAL, kind="canonical", bytes=4096))
+    _tell(store, "vast-1", _entry(CANONICAL, kind="canonical"))
+    assert Manifest(store).get_data_locations("hex8_2p") == [
+        DataLocation("hex8_2p", "games", "hub-1", CANONICAL, None, 4096, 5, 8.0, None),
+        DataLocation("hex8_2p", "games", "vast-1", CANONICAL, None, 100, 3, 5.0, None),
+    ]
 
 
 def test_an_unknown_data_type_is_refused_with_the_known_ones(store: StateStore) -> None:
