@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ringrift_sync_dagster.core.model import DataType
+from ringrift_sync_dagster.node.faults import reached
 from ringrift_sync_dagster.state.changes import Change, add_changes
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage.canonical import CanonicalStore
@@ -20,6 +21,7 @@ def deliver_changes(store: CanonicalStore, state: StateStore, config: str) -> in
     if not unsent:
         return 0
     added = add_changes(state, [_change(summary) for _, summary in unsent])
+    reached("changes.copied")
     store.mark_sent(config, unsent[-1][0])
     return added
 

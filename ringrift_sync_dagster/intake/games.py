@@ -217,6 +217,7 @@ class GamesIntake:
     @staticmethod
     def _let_go(path: Path) -> None:
         path.unlink(missing_ok=True)
+        faults.reached("intake.removed")
         fsync_dir(path.parent)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from ringrift_sync_dagster.errors import LocalDiskError, TransferCancelledError
+from ringrift_sync_dagster.node.faults import reached
 
 CHUNK_BYTES: Final = 1 << 20
 """How much is read at a time; memory use does not depend on the size of the file."""
@@ -112,9 +113,12 @@ def install(part: Path, final: Path, *, root: Path | None = None) -> None:
     """
     _refuse_target(final, final.parent if root is None else root)
     fsync_file(part)
+    reached("install.synced")
     with disk_errors(final, "install"):
         part.rename(final)
+    reached("install.renamed")
     fsync_dir(final.parent)
+    reached("install.durable")
 
 
 def atomic_write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from ringrift_sync_dagster.errors import ChecksumError
+from ringrift_sync_dagster.node.faults import reached
 from ringrift_sync_dagster.storage.files import (
     CHUNK_BYTES,
     atomic_write_text,
@@ -91,6 +92,7 @@ class Quarantine:
             return existing
         make_dirs(base.parent)
         sha256, size_bytes = _write_data(_with(base, ".bin"), data)
+        reached("quarantine.data")
         record = {
             "node": node, "name": name, "reason": reason, "detail": detail, "artifact": artifact, "at": at,
             "size": size_bytes, "sha256": sha256,

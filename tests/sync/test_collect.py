@@ -243,14 +243,20 @@ with Runtime.open(load_settings()) as runtime:
     collect(runtime, configs=[sys.argv[1]], nodes=[sys.argv[2]]).raise_if_failed()
 """
 POINTS = [
+    "install.synced",
+    "install.renamed",
+    "install.durable",
     "collect.fetched",
     "merge.inserted",
     "merge.before_commit",
     "merge.after_commit",
+    "quarantine.data",
     "intake.set_aside",
     "intake.before_receipt",
     "intake.receipt",
+    "changes.copied",
     "intake.delivered",
+    "intake.removed",
 ]
 
 

@@ -40,7 +40,8 @@ def _noise() -> bytes:
 def made(size: int, seed: object = 0) -> bytes:
     """Bytes that do not compress; another seed gives others from the first byte on."""
     head = hashlib.sha256(f"{size} {seed}".encode()).digest()
-    return (head + _noise()[len(head) :])[:size]
+    noise = _noise() * -(-size // LARGE) if size > LARGE else _noise()
+    return (head + noise[len(head) :])[:size]
 
 
 def named(data: bytes) -> Artifact:

@@ -59,6 +59,17 @@ def test_a_file_is_hashed_and_fetched(way: Way, transport: Transport, deadline: 
         transport.fetch(artifact, tmp_path / "again", deadline=deadline)
 
 
+@pytest.mark.parametrize("name", ["-rf.pth", "ünï cödé.pth", "two\nlines.pth", "a'b\"c$(d).pth", "#?%41.pth"])
+def test_any_name_of_a_source_is_only_a_name(
+    way: Way, transport: Transport, deadline: Deadline, tmp_path: Path, name: str
+) -> None:
+    data = made(2000, name)
+    way.write(f"models/{name}", data)
+    found = transport.call("hash", {"path": f"models/{name}"}, deadline=deadline)
+    transport.fetch(Artifact(found["artifact"], found["bytes"], "models"), tmp_path / "got", deadline=deadline)
+    assert (tmp_path / "got").read_bytes() == data
+
+
 def test_a_manifest_tells_everything_first_and_then_what_changed(
     way: Way, transport: Transport, deadline: Deadline
 ) -> None:

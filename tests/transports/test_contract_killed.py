@@ -16,6 +16,7 @@ from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports.base import Transport
 from tests.transports.artifacts import (
     LARGE,
+    MIB,
     ON_THE_WAY,
     killing,
     made,
@@ -24,6 +25,8 @@ from tests.transports.artifacts import (
     run_transfer,
 )
 from tests.transports.conftest import Way
+
+HUGE = 512 * MIB
 
 
 @pytest.mark.parametrize("percent", [10, 50, 90])
@@ -91,3 +94,24 @@ def test_a_killed_node_goes_on_with_a_push_where_it_was(
     pushed = transport.push(artifact, tmp_path / "source", "node-h", deadline=deadline)
     assert pushed.resumed_from >= LARGE * percent // 100 - ON_THE_WAY
     assert way.received("node-h", artifact.sha256).read_bytes() == data
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("percent", range(10, 100, 10))
+def test_a_large_artifact_survives_a_killed_receiver_and_a_killed_sender_at_each_tenth(
+    way: Way, transport: Transport, tmp_path: Path, percent: int
+) -> None:
+    data = made(HUGE)
+    artifact, dest, at = way.place(data), tmp_path / "got", HUGE * percent // 100
+    killed = run_transfer(way, "fetch", artifact, dest, kill_at=at // 2)
+    try:
+        with pytest.raises((TransientError, RungUnusableError)):
+            transport.fetch(artifact, dest, deadline=Deadline.after(120), progress=killing(way, at))
+    finally:
+        way.restart()
+
+    fetched = transport.fetch(artifact, dest, deadline=Deadline.after(120))
+
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert fetched.resumed_from >= at
+    assert dest.read_bytes() == data
