@@ -207,9 +207,10 @@ class _Taker:
 
     def must_tell_first(self) -> bool:
         """Whether the list is full and will have room once its short games were told; the rows behind wait for that."""
-        if len(self.waiting) - len(self._told) < WAITING_LIMIT:
+        if len(self.waiting) < WAITING_LIMIT:
             return False
-        return any(entry.finished and not entry.reported for entry in self.waiting.values())
+        untold = [entry for entry in self.waiting.values() if not entry.reported]
+        return len(untold) >= WAITING_LIMIT and any(entry.finished for entry in untold)
 
     def _wait(self, row: Row, moves: int) -> None:
         before = self.waiting.get(row.game_id)
@@ -223,7 +224,10 @@ class _Taker:
     def _make_room(self) -> bool:
         """Let go of a game that was told as short: quarantine has it."""
         while self._told:
-            if self.waiting.pop(self._told.pop(), None) is not None:
+            game_id = self._told.pop()
+            entry = self.waiting.get(game_id)
+            if entry is not None and entry.reported:  # one that has moved since it was told waits like any other
+                del self.waiting[game_id]
                 return True
         return False
 

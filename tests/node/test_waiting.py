@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ringrift_sync_dagster.demo.recorder import Recorder
 from ringrift_sync_dagster.demo.schemas import Dialect
 from ringrift_sync_dagster.node import cursor as cursors
 from ringrift_sync_dagster.node import pack as packs
@@ -71,3 +72,24 @@ def test_games_that_go_on_for_ever_cost_a_listing_and_no_game(shop: Shop) -> Non
     assert ids(shop, result["artifact"]) == ["first", "last"]
     assert result["cursor"]["crowded"] is True
     assert shop.pack(database, cursor=result["cursor"])["mode"] == "listing_needed"
+
+
+def test_a_told_game_that_moves_again_keeps_its_place_in_a_full_list(shop: Shop) -> None:
+    """Only what stands as it was told makes room; a game whose moves came late after all is still collected."""
+    late = game("late", length=8)
+    database = record(shop.folder / "n.db", dialect=Dialect.V12)
+    moveless(database, "completed", LIMIT // 2)
+    with Recorder(database, Dialect.V12) as writer:
+        writer.begin(late)
+        writer.play(late, 0, 3)
+        writer.finish(late)
+        now = time.time()
+        cursor = shop.pack(database, now=now)["cursor"]
+        while short := shop.pack(database, cursor=cursor, now=now + 700)["short"]:
+            told = shop.pack(database, cursor=cursor, now=now + 700, ids=tuple(short), aside=True)
+            cursor = told["cursor"]
+        writer.play(late, 3, 2)
+        moveless(database, "active", LIMIT * 3)
+        cursor = shop.pack(database, cursor=cursor, now=now + 800)["cursor"]
+        assert cursor["waiting"]["late"][1] == 5
+        assert len(cursor["waiting"]) >= LIMIT
