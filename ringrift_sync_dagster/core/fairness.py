@@ -6,10 +6,7 @@ A node with a thousand new games in twelve configs must not hold back the one ga
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
 from typing import Generic, TypeVar
-
-from ringrift_sync_dagster.core.model import Partition
 
 Work = TypeVar("Work")
 
@@ -52,17 +49,3 @@ class Turns(Generic[Work]):
     def done(self, node: str) -> None:
         """Say that one work of ``node`` has ended."""
         self._running[node] -= 1
-
-
-def interleave(partitions: Iterable[Partition]) -> list[Partition]:
-    """Order partitions round robin over their nodes.
-
-    Every partition given comes back exactly as often as it was given; each node's own partitions keep their order.
-    """
-    turns: Turns[Partition] = Turns()
-    for partition in partitions:
-        turns.add(partition.node, partition)
-    ordered: list[Partition] = []
-    while (partition_ := turns.take()) is not None:
-        ordered.append(partition_)
-    return ordered

@@ -1,16 +1,39 @@
 """No node waits for all the work of another."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringrift_sync_dagster.core.fairness import interleave
+from ringrift_sync_dagster.core.fairness import Turns
 from ringrift_sync_dagster.core.model import Partition
 
 PARTITIONS = st.lists(
     st.builds(Partition, st.sampled_from(["hex8_2p", "square8_2p", "hexagonal_4p"]), st.sampled_from(["a", "b", "c"]))
 )
+
+
+def interleave(partitions: Iterable[Partition]) -> list[Partition]:
+    """Let all partitions wait, then take them one after the other."""
+    turns: Turns[Partition] = Turns()
+    for partition in partitions:
+        turns.add(partition.node, partition)
+    ordered = []
+    while (following := turns.take()) is not None:
+        ordered.append(following)
+    assert not turns.waiting
+    return ordered
+
+
+def test_a_node_with_as_much_under_way_as_it_may_have_waits_for_an_end() -> None:
+    turns: Turns[str] = Turns(per_node=1)
+    for node, work in (("a", "a1"), ("a", "a2"), ("b", "b1")):
+        turns.add(node, work)
+
+    assert [turns.take(), turns.take(), turns.take()] == ["a1", "b1", None]
+    turns.done("a")
+    assert (turns.waiting, turns.take(), turns.waiting) == (True, "a2", False)
 
 
 def test_nodes_take_turns_in_the_order_in_which_they_appear() -> None:
