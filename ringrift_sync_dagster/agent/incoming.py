@@ -17,7 +17,7 @@ from typing import Final
 
 from ringrift_sync_dagster.core.model import SHA256, checked_node_name
 from ringrift_sync_dagster.errors import LocalDiskError
-from ringrift_sync_dagster.storage.files import confined, disk_errors, install, make_dirs, sha256_file
+from ringrift_sync_dagster.storage.files import WRITE_BYTES, confined, disk_errors, install, make_dirs, sha256_file
 
 _PART_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -137,7 +137,7 @@ class Part:
             view = memoryview(chunk)
             while view:
                 with disk_errors(self._place.part, "write"):
-                    written = os.pwrite(self._descriptor, view, self._end)
+                    written = os.pwrite(self._descriptor, view[:WRITE_BYTES], self._end)
                 if self._digest is not None:
                     self._digest.update(view[:written])
                 self._end += written

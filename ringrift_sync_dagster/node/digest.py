@@ -149,36 +149,42 @@ def _default(column: Column) -> Union[str, int, None]:
 
 def _value(value: object, column: Column) -> object:
     """One value with its column's default written as None and whole floats as integers."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return None if value == _default(column) else value
+    whole = _whole(value)
+    return None if whole == _default(column) else whole
 
 
-def _splitter(table: Table, *, identity: bool) -> _Pick:
-    """A function that picks a child row's identity or annotation values (without the game's id)."""
-    picked = [(i, _default(c)) for i, c in enumerate(table.columns) if i and c.identity == identity]
-    key = (
-        [] if identity else [(i, None) for i, c in enumerate(table.columns) if i and c.identity and c.name in table.key]
-    )
+def _splitter(table: Table, *, identity: bool) -> Optional[_Pick]:
+    """A function that picks a child row's identity or annotation values (without the game's id); None: it has none.
+
+    It runs for every row of every game that leaves a node, so it looks one by one only at the values of columns that
+    have a default, and at those of a row that holds a float.
+    """
+    picked = [(i, c) for i, c in enumerate(table.columns) if i and c.identity == identity]
+    if identity and not picked:
+        return None
+    key = [] if identity else [i for i, c in enumerate(table.columns) if i and c.identity and c.name in table.key]
+    places = [*key, *(i for i, _ in picked)]
+    defaults = [(place, _default(c)) for place, (_, c) in enumerate(picked, len(key)) if c.default is not None]
 
     def pick(row: Tuple[Any, ...]) -> List[Any]:
-        values = [row[i] for i, _ in key]
-        for i, default in picked:
-            value = row[i]
-            if value.__class__ is float and value.is_integer():
-                value = int(value)
-            values.append(None if value == default else value)
+        values = [row[i] for i in places]
+        if float in map(type, values):
+            values[len(key) :] = [_whole(value) for value in values[len(key) :]]
+        for place, default in defaults:
+            if values[place] == default:
+                values[place] = None
         return values
 
     return pick
 
 
+def _whole(value: object) -> object:
+    """A whole float as an integer, any other value as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 _SPLIT: Dict[str, Tuple[Optional[_Pick], _Pick]] = {
-    table.name: (
-        _splitter(table, identity=True) if any(column.identity for column in table.columns) else None,
-        _splitter(table, identity=False),
-    )
-    for table in CHILDREN
+    table.name: (_splitter(table, identity=True), _splitter(table, identity=False) or list) for table in CHILDREN
 }
 """What picks the identity of a child row (None: such rows are annotation, however many there are), and the rest."""
 

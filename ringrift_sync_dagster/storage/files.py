@@ -9,6 +9,7 @@ it: closing the descriptor would drop SQLite's locks (architecture.md, 4).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -24,6 +25,16 @@ from ringrift_sync_dagster.node.faults import reached
 
 CHUNK_BYTES: Final = 1 << 20
 """How much is read at a time; memory use does not depend on the size of the file."""
+
+WRITE_BYTES: Final = 128 << 10
+"""How much one write hands over: writes of 1 MiB into new pages took 4 to 10 times as long (Linux 6.18, ext4 with large
+folios: 0.5 to 1.4 s for 512 MB, and 0.12 s in pieces of 16 KiB to 256 KiB)."""
+
+WRITEBACK_BYTES: Final = 16 << 20
+"""After so many bytes of a growing file the kernel is told to begin writing them, so that the fsync finds little."""
+
+_SYNC_FILE_RANGE_WRITE: Final = 2
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
 
 _ADVICE: Final = {
     errno.ENOSPC: "the disk is full; free space and start again: what has arrived is kept",
@@ -55,6 +66,15 @@ def disk_errors(path: Path, action: str) -> Iterator[None]:
         advice = _ADVICE.get(error.errno or 0, "look at the disk of this machine")
         reason = error.strerror or str(error)
         raise LocalDiskError("", "", f"cannot {action} {path}: {reason}; {advice}") from error
+
+
+def begin_writeback(descriptor: int, offset: int, count: int) -> None:
+    """Ask the kernel to begin writing a range of a file to the disk; returns at once and promises nothing.
+
+    With 512 MB it took 0.2 s off the fsync at the end. Where the system cannot do it, nothing happens.
+    """
+    if _sync_file_range is not None:
+        _sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(count), _SYNC_FILE_RANGE_WRITE)
 
 
 def fsync_file(path: Path) -> None:

@@ -20,7 +20,15 @@ from typing import Final
 
 from ringrift_sync_dagster.core.model import Artifact
 from ringrift_sync_dagster.errors import LocalDiskError, TransientError
-from ringrift_sync_dagster.storage.files import CHUNK_BYTES, disk_errors, install, sha256_file
+from ringrift_sync_dagster.storage.files import (
+    CHUNK_BYTES,
+    WRITE_BYTES,
+    WRITEBACK_BYTES,
+    begin_writeback,
+    disk_errors,
+    install,
+    sha256_file,
+)
 
 _QUEUED_CHUNKS: Final = 8
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -143,12 +151,14 @@ class PartFile:
             LocalDiskError: The disk is full or refuses.
 
         """
-        view = memoryview(chunk)
+        view, begun = memoryview(chunk), self._received // WRITEBACK_BYTES
         while view:
             with disk_errors(self._part, "write"):
-                written = os.pwrite(self._descriptor, view, self._received)
+                written = os.pwrite(self._descriptor, view[:WRITE_BYTES], self._received)
             self._received += written
             view = view[written:]
+        if (full := self._received // WRITEBACK_BYTES) > begun:
+            begin_writeback(self._descriptor, begun * WRITEBACK_BYTES, (full - begun) * WRITEBACK_BYTES)
         if self._hasher is not None:
             self._hasher.update(chunk)
 
