@@ -59,6 +59,7 @@ test: setup ## Run the tests, all but those of `cluster`, `soak` and `mutants`.
 		-n $(JOBS) --dist loadgroup $(ARGS)
 
 cluster: setup ## Run the tests that need the embedded cluster.
+	@deploy/setup.sh initdb:postgresql
 	@$(BIN)/python -m pytest tests --ignore=tests/mutants -m "cluster and not soak" -o timeout=600 \
 		-n $(JOBS) --dist loadgroup $(ARGS)
 

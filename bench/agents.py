@@ -54,21 +54,24 @@ class Agent:
 
 
 @contextmanager
-def agent(folder: Path, root: Path, certificate: TlsCertificate | None = None) -> Iterator[Agent]:
+def agent(
+    folder: Path, root: Path, certificate: TlsCertificate | None = None, *, address: str = AGENT_ADDRESS
+) -> Iterator[Agent]:
     """Run an agent on a root.
 
     Args:
         folder: For its key and logs; an agent that ran there before is continued.
         root: The node's root.
         certificate: With one it speaks TLS.
+        address: Where it listens.
 
     """
     key = create_coordinator_key(folder / "keys")
-    port = free_port(AGENT_ADDRESS)
+    port = free_port(address)
     fingerprint = certificate.fingerprint if certificate else ""
-    node = Node(NAME, AGENT_ADDRESS, str(root), agent_port=port, tls_fingerprint=fingerprint)
+    node = Node(NAME, address, str(root), agent_port=port, tls_fingerprint=fingerprint)
     command = [PYTHON, "-m", "ringrift_sync_dagster.agent", "--node", NAME, "--root", str(root)]
-    command += ["--host", AGENT_ADDRESS, "--port", str(port), "--public-key", str(folder / "keys" / PUBLIC_NAME)]
+    command += ["--host", address, "--port", str(port), "--public-key", str(folder / "keys" / PUBLIC_NAME)]
     if certificate is not None:
         command += ["--tls-cert", str(certificate.certificate), "--tls-key", str(certificate.key)]
     processes = Processes(folder / "logs")

@@ -24,6 +24,7 @@ import apsw
 
 from bench.harness import CannotMeasureError
 from ringrift_sync_dagster.settings.identity import TlsCertificate
+from ringrift_sync_dagster.settings.nodes import Node
 
 SSH_ADDRESS: Final = "127.78.0.1"
 NGINX_ADDRESS: Final = "127.78.0.2"
@@ -33,7 +34,7 @@ _READY_SECONDS: Final = 15.0
 _END_SECONDS: Final = 10.0
 _PACKAGES: Final = {
     "rsync": "rsync", "sshd": "openssh-server", "ssh": "openssh-client", "ssh-keygen": "openssh-client",
-    "curl": "curl", "nginx": "nginx-light",
+    "curl": "curl", "nginx": "nginx-light", "base64": "coreutils", "sha256sum": "coreutils", "sync": "coreutils",
 }  # fmt: skip
 _SEPARATION: Final = Path("/run/sshd")  # where Debian's sshd insists on an empty directory
 _SSHD: Final = """ListenAddress {address}
@@ -151,6 +152,13 @@ class SshServer:
     def remote(self, path: Path) -> str:
         """Give a path on the server as rsync and sqlite3_rsync write it."""
         return f"{getpass.getuser()}@{self.address}:{path}"
+
+    def node(self, name: str, root: Path) -> Node:
+        """Give the server as the inventory describes it; its host key is taken on first use."""
+        return Node(
+            name, self.address, str(root), ssh_user=getpass.getuser(), ssh_port=self.port,
+            ssh_key=str(self.folder / "client_key"), host_key_checking="accept-new",
+        )  # fmt: skip
 
 
 @contextmanager

@@ -14,10 +14,12 @@ unset PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX PYTHONHOME PYTHONPATH
 
 say() { printf 'setup: %s\n' "$*"; }
 
-# Pairs of program and Debian package; sshd lives outside an ordinary PATH.
+# Pairs of program and Debian package; sshd and initdb live outside an ordinary PATH. More pairs come as arguments:
+# what only the slow suites need is installed when they are run.
 missing_packages() {
-    local path="$PATH:/usr/sbin:/sbin" pair
-    for pair in rsync:rsync sshd:openssh-server ssh:openssh-client ip:iproute2 sqlite3:sqlite3 \
+    local path pair
+    path="$PATH:/usr/sbin:/sbin:$(printf '%s:' /usr/lib/postgresql/*/bin)"
+    for pair in "$@" rsync:rsync sshd:openssh-server ssh:openssh-client ip:iproute2 sqlite3:sqlite3 \
         curl:curl aria2c:aria2 nginx:nginx-light strace:strace ps:procps mkfs.ext4:e2fsprogs; do
         PATH="$path" type -P "${pair%%:*}" >/dev/null || printf '%s\n' "${pair##*:}"
     done
@@ -38,7 +40,7 @@ apt_install() (
 
 system_packages() {
     local packages
-    mapfile -t packages < <(missing_packages)
+    mapfile -t packages < <(missing_packages "$@")
     [ "${#packages[@]}" -gt 0 ] || return 0
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
         say "installing ${packages[*]}"
@@ -54,7 +56,7 @@ wanted() {
     pwd
 }
 
-system_packages
+system_packages "$@"
 
 want="$(wanted)"
 if [ -x "$VENV/bin/python" ] && [ -f "$STAMP" ] && [ "$(<"$STAMP")" = "$want" ]; then

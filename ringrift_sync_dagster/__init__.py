@@ -12,15 +12,41 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it. A name is added here in the change that makes it exist.
 _MODULES: dict[str, str] = {
+    "BandwidthCoordinatedRsync": "sync.coordinated_rsync",
+    "BatchRsync": "sync.batch_rsync",
+    "CircuitBreakerConfig": "core.breaker",
+    "CircuitState": "core.breaker",
     "Inventory": "settings.inventory",
     "Settings": "settings.settings",
+    "SyncRouter": "sync.router",
+    "TransferPriority": "core.bandwidth",
     "collect": "sync.collect",
+    "get_bandwidth_manager": "sync.shared",
+    "get_host_bandwidth_limit": "sync.shared",
     "get_manifest": "state.manifest",
+    "get_sync_router": "sync.shared",
     "load_inventory": "settings.inventory",
     "load_settings": "settings.settings",
 }
 
-__all__ = ["Inventory", "Settings", "__version__", "collect", "get_manifest", "load_inventory", "load_settings"]
+__all__ = [
+    "BandwidthCoordinatedRsync",
+    "BatchRsync",
+    "CircuitBreakerConfig",
+    "CircuitState",
+    "Inventory",
+    "Settings",
+    "SyncRouter",
+    "TransferPriority",
+    "__version__",
+    "collect",
+    "get_bandwidth_manager",
+    "get_host_bandwidth_limit",
+    "get_manifest",
+    "get_sync_router",
+    "load_inventory",
+    "load_settings",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -9,12 +9,27 @@ import dagster as dg
 
 from ringrift_sync_dagster.defs.assets import cluster_data
 from ringrift_sync_dagster.defs.jobs import collect_games_job, games_job
-from ringrift_sync_dagster.defs.resources import SyncResource
+from ringrift_sync_dagster.defs.resources import (
+    BandwidthResource,
+    CircuitBreakerResource,
+    SyncResource,
+    TransportResource,
+)
 from ringrift_sync_dagster.defs.sensors import inventory_sensor
+
+_bandwidth = BandwidthResource.configure_at_launch()
+_breakers = CircuitBreakerResource.configure_at_launch()
+_transports = TransportResource.configure_at_launch()
 
 defs: Final = dg.Definitions(
     assets=[cluster_data],
     jobs=[games_job, collect_games_job],
     sensors=[inventory_sensor],
-    resources={"sync": SyncResource()},
+    # Each may be set in the launchpad by itself, and the one that opens everything sees what was set.
+    resources={
+        "bandwidth": _bandwidth,
+        "breakers": _breakers,
+        "transports": _transports,
+        "sync": SyncResource(bandwidth=_bandwidth, breakers=_breakers, transports=_transports),
+    },
 )

@@ -6,16 +6,19 @@ SyncError
     TransientError         retry   the same call may well succeed in a moment
       StallError           retry   no byte arrived for the transport's stall time
     DeadlineExceededError  retry   the time budget is spent; what arrived is kept for the next attempt
-    RungUnusableError      rung    this transport cannot reach the node (port closed, no agent); try the next one
+    RungUnusableError      rung    this transport cannot serve the node (no rsync, no Python); try the next one
+      UnreachableError     rung    nothing answered at that address and port; others that need the same port fail too
     ChecksumError          rung    the copy's SHA-256 is not the artifact's; the copy was removed
     NodeDownError          node    the node does not answer on any path; leave it alone for a while
     AuthenticationError    stop    the node refused who we are; a person must look
       TokenError           stop    a token is malformed, expired, or signed by somebody else
+      HostKeyError         stop    the SSH host key is unknown or has changed; nothing was sent
     RemoteCallError        stop    the kit on the node refused this one item (its code says why); others go on
     ArtifactGoneError      ours    the artifact is no longer on the node: order it again
     SourceChangedError     ours    the file changed while it was read: order it again
     LocalDiskError         ours    our own disk is full or not writable
     TransferCancelledError ours    we stopped it ourselves
+    AdmissionRefusedError  ours    a disk or the memory would pass its limit; nothing was moved
   PackRefusedError         stop    this artifact is set aside, and nothing of it was merged; other artifacts go on
   LeaseHeldError           ours    another process does this work now
   LeaseLostError           ours    our lease ran out while we worked; the work was not committed
@@ -116,6 +119,8 @@ class TransferError(SyncError):
         self.node = node
         self.transport = transport
         self.message = message
+        self.attempts: Sequence[object] = ()
+        """What was tried before this was given up, where more than one transport may serve (``core.escalation``)."""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self._place(), self.message) if part)
@@ -139,9 +144,13 @@ class DeadlineExceededError(TransferError):
 
 
 class RungUnusableError(TransferError):
-    """This transport cannot reach the node at all; another one may."""
+    """This transport cannot serve the node at all; another one may."""
 
     next_step: ClassVar[NextStep] = NextStep.NEXT_RUNG
+
+
+class UnreachableError(RungUnusableError):
+    """Nothing answers at the address and port: refused, or no answer within the connect timeout."""
 
 
 class ChecksumError(TransferError):
@@ -164,6 +173,10 @@ class AuthenticationError(TransferError):
 
 class TokenError(AuthenticationError):
     """A token is malformed, expired, signed by another key, or lacks what is asked of it."""
+
+
+class HostKeyError(AuthenticationError):
+    """The SSH host key of the node is unknown or is another one than before; the message has the command to run."""
 
 
 class RemoteCallError(TransferError):
@@ -211,6 +224,12 @@ class LocalDiskError(TransferError):
 
 class TransferCancelledError(TransferError):
     """We stopped the transfer ourselves; what has arrived is kept."""
+
+    next_step: ClassVar[NextStep] = NextStep.OURS
+
+
+class AdmissionRefusedError(TransferError):
+    """A disk or the memory would pass its limit with this transfer; nothing was moved. The node is healthy."""
 
     next_step: ClassVar[NextStep] = NextStep.OURS
 

@@ -35,14 +35,28 @@ SAMPLES: list[SyncError] = [
 
 EXPECTED = {
     "RETRY": {"TransferError", "TransientError", "StallError", "DeadlineExceededError"},
-    "NEXT_RUNG": {"RungUnusableError", "ChecksumError"},
+    "NEXT_RUNG": {"RungUnusableError", "UnreachableError", "ChecksumError"},
     "NODE_DOWN": {"NodeDownError"},
     "OURS": {
-        *("ArtifactGoneError", "SourceChangedError", "LocalDiskError", "TransferCancelledError"),
+        *(
+            "ArtifactGoneError",
+            "SourceChangedError",
+            "AdmissionRefusedError",
+            "LocalDiskError",
+            "TransferCancelledError",
+        ),
         *("LeaseHeldError", "LeaseLostError"),
     },
     "STOP": {
-        *("SyncError", "ConfigError", "AuthenticationError", "TokenError", "RemoteCallError", "PackRefusedError"),
+        *(
+            "SyncError",
+            "ConfigError",
+            "AuthenticationError",
+            "HostKeyError",
+            "TokenError",
+            "RemoteCallError",
+            "PackRefusedError",
+        ),
         *("StateError", "CanonicalStoreError", "CollectFailedError"),
     },
 }

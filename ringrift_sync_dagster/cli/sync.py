@@ -16,6 +16,9 @@ from ringrift_sync_dagster.node.patterns import CONFIGS, DATA_TYPES, config_key
 if TYPE_CHECKING:
     from ringrift_sync_dagster.sync.report import CollectReport, Failure, Outcome
 
+TRANSPORTS: Final = ("p2p", "rsync", "base64")
+"""As the guide names them; ``core.escalation.FORCED`` has the same."""
+
 MOVED: Final = ("games",)
 """The data types that this version moves."""
 
@@ -26,6 +29,7 @@ EXAMPLES: Final = """\b
 Examples:
   ringrift-sync sync --type games --config hex8_2p
   ringrift-sync sync --config hex8_2p --config square8_2p --node vast-12345
+  ringrift-sync sync --node vast-12345 --transport rsync
 """
 
 
@@ -55,15 +59,18 @@ class ConfigName(click.ParamType[str]):
     help="Only this config, such as hex8_2p; may be given again.",
 )
 @click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node; may be given again.")
+@click.option("--transport", type=click.Choice(TRANSPORTS), help="Only this transport; by default each in order.")
 @verb("hosts", "root", "state-url")
-def sync(session: Session, data_type: str, configs: tuple[str, ...], nodes: tuple[str, ...]) -> int:
+def sync(
+    session: Session, data_type: str, configs: tuple[str, ...], nodes: tuple[str, ...], transport: str | None
+) -> int:
     """Collect data from nodes now: every partition is tried, and the exit code is 1 when one failed."""
     from ringrift_sync_dagster.sync.collect import collect
     from ringrift_sync_dagster.sync.runtime import Runtime
 
     if data_type not in MOVED:
         raise click.BadParameter(f"this version moves {', '.join(MOVED)}, not {data_type} yet", param_hint="--type")
-    with Runtime.open(session.settings()) as runtime:
+    with Runtime.open(session.settings(), transport=transport or "") as runtime:
         for name in nodes:
             runtime.inventory.get(name)
         report = collect(runtime, configs=configs or None, nodes=nodes or None, trigger="cli")

@@ -16,6 +16,7 @@ from ringrift_sync_dagster.demo.cluster import FolderInUseError
 from ringrift_sync_dagster.demo.dev import PORT, develop
 from ringrift_sync_dagster.demo.interruption import NotInterruptedError
 from ringrift_sync_dagster.demo.processes import ChildFailedError
+from ringrift_sync_dagster.demo.ssh_nodes import MissingProgramError
 from ringrift_sync_dagster.demo.story import BASE, Story
 
 _WIDTH = 132  # of the table, where the output is no terminal
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
         if options.what == "dev":
             return develop(console, options.base, options.port)
         return 0 if Story(console, options.base).tell() else 1
-    except (ChildFailedError, FolderInUseError, NoAddressError, NotInterruptedError) as error:
+    except (ChildFailedError, FolderInUseError, MissingProgramError, NoAddressError, NotInterruptedError) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:

@@ -1,5 +1,7 @@
 """The embedded cluster: one agent process per node, each with its own loopback address and root, on the real port.
 
+A node may have an OpenSSH server instead of the agent (``ssh_nodes``): then its agent port is closed.
+
     with EmbeddedCluster(Path(".ringrift/demo")) as cluster:
         cluster.run(["python", "-m", "ringrift_sync_dagster.cli", "nodes"])
 
@@ -20,9 +22,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TextIO
 
+from ringrift_sync_dagster.demo import ssh_nodes
 from ringrift_sync_dagster.demo.addresses import AddressRange, claim_range
 from ringrift_sync_dagster.demo.hosts_copy import template_octets, write_hosts
 from ringrift_sync_dagster.demo.processes import CHECKOUT, PYTHON, ChildFailedError, Processes, command
+from ringrift_sync_dagster.demo.ssh_nodes import SshServer
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.identity import PUBLIC_NAME, Scope, create_coordinator_key, issue_token
 from ringrift_sync_dagster.settings.inventory import Inventory, load_inventory
@@ -44,12 +48,14 @@ class EmbeddedCluster:
     Args:
         base: Folder for everything; ``fresh`` empties it first.
         template: The inventory to copy: a directory, or one file.
-        nodes: Nodes that get an agent; by default all that games are collected from.
+        nodes: Nodes that run; by default all that games are collected from.
+        ssh: Those of them that have an OpenSSH server instead of an agent, and the programs that a login finds there.
         settings: Further ``RINGRIFT_`` variables for ``environment``.
         fresh: True: what an earlier cluster left in ``base`` is deleted.
 
     Raises:
         FolderInUseError: Another cluster runs in ``base``.
+        MissingProgramError: There is no OpenSSH here, or not a program that a login is to find.
         NoAddressError: No range of addresses is free.
 
     """
@@ -60,6 +66,7 @@ class EmbeddedCluster:
         *,
         template: Path = TEMPLATE,
         nodes: Sequence[str] | None = None,
+        ssh: Mapping[str, Sequence[str]] | None = None,
         settings: Mapping[str, str] | None = None,
         fresh: bool = False,
     ) -> None:
@@ -74,12 +81,15 @@ class EmbeddedCluster:
         self._range: AddressRange = claim_range(PORT, list(self._octets.values()))
         self._settings = dict(settings or {})
         try:
+            addresses = {name: self.address(name) for name in self._octets}
+            self.ssh = ssh_nodes.prepare(self.base / "ssh", ssh or {}, addresses)
             self.inventory = self._write_identity()
         except BaseException:
             self.close()
             raise
         collected = [node.name for node in self.inventory.active_nodes() if node.collectable]
         self.nodes: tuple[str, ...] = tuple(nodes) if nodes is not None else tuple(collected)
+        self.agents = tuple(name for name in self.nodes if name not in self.ssh)
 
     def __enter__(self) -> Self:
         try:
@@ -118,6 +128,7 @@ class EmbeddedCluster:
             "RINGRIFT_SYNC_ROOT": str(self.root),
             "RINGRIFT_SYNC_STATE_URL": self.state_url,
             "RINGRIFT_SYNC_TOKEN_FILE": str(self.token_file(self._coordinator)),
+            **({"RINGRIFT_SYNC_KNOWN_HOSTS": str(self.base / "ssh" / "known_hosts")} if self.ssh else {}),
             **self._settings,
         }
 
@@ -138,15 +149,20 @@ class EmbeddedCluster:
         return self.base / "tokens" / f"{node}.jwt"
 
     def start(self) -> None:
-        """Start all agents and wait until each answers.
+        """Start all agents and SSH servers, and wait until each answers.
 
         Raises:
             ChildFailedError: One does not.
 
         """
-        for node in self.nodes:
+        servers = [self.ssh[node] for node in self.nodes if node in self.ssh]
+        for server in servers:
+            self.processes.start(_ssh_name(server.node), server.arguments)
+        for node in self.agents:
             self._launch(node)
-        for node in self.nodes:
+        for server in servers:
+            self._wait_for_login(server)
+        for node in self.agents:
             self._wait_until_ready(node)
 
     def start_agent(self, node: str) -> int:
@@ -197,7 +213,7 @@ class EmbeddedCluster:
     def write_hosts_through_relay(self, target: Path, node: str) -> None:
         """Write a copy of the inventory in which ``node`` has the address of its relay."""
         addresses = {name: self.address(name) for name in self._octets}
-        write_hosts(self._template, target, {**addresses, node: self.relay_address(node)}, self.node_root)
+        self._write_hosts(target, {**addresses, node: self.relay_address(node)})
 
     def _wipe(self) -> None:
         for child in self.base.iterdir():
@@ -212,8 +228,7 @@ class EmbeddedCluster:
     def _write_identity(self) -> Inventory:
         """Write inventory, keys, tokens and folders; what is there from an earlier start is used again."""
         names = list(self._octets)
-        addresses = {name: self.address(name) for name in names}
-        write_hosts(self._template, self.hosts, addresses, self.node_root)
+        self._write_hosts(self.hosts, {name: self.address(name) for name in names})
         key = create_coordinator_key(self.base / "keys")
         (self.base / "tokens").mkdir(mode=0o700, exist_ok=True)
         for name in names:
@@ -223,6 +238,10 @@ class EmbeddedCluster:
             file.write_text(issue_token(key, name, [scope], clock.wall()))
             (self.node_root(name) / "data" / "games").mkdir(parents=True, exist_ok=True)
         return load_inventory(self.hosts)
+
+    def _write_hosts(self, target: Path, addresses: Mapping[str, str]) -> None:
+        further = {node: server.inventory_keys for node, server in self.ssh.items()}
+        write_hosts(self._template, target, addresses, self.node_root, further)
 
     def _launch(self, node: str) -> None:
         public = self.base / "keys" / PUBLIC_NAME
@@ -251,6 +270,14 @@ class EmbeddedCluster:
                 raise ChildFailedError(f"the agent of {node} is silent:\n{self.processes.tail(agent_name(node))}")
             time.sleep(0.05)
 
+    def _wait_for_login(self, server: SshServer) -> None:
+        name, limit = _ssh_name(server.node), clock.monotonic() + _READY_SECONDS
+        while refusal := ssh_nodes.refusal(server):
+            if not self.processes.is_running(name) or clock.monotonic() > limit or "refused" not in refusal:
+                told = f"{refusal}\n{self.processes.tail(name)}"
+                raise ChildFailedError(f"nobody can log in at {server.node}:\n{told}")
+            time.sleep(0.05)
+
     def _is_up(self, node: str) -> bool:
         connection = http.client.HTTPConnection(self.address(node), PORT, timeout=1)
         try:
@@ -265,6 +292,11 @@ class EmbeddedCluster:
 def agent_name(node: str) -> str:
     """Name of a node's agent among the processes."""
     return f"agent-{node}"
+
+
+def _ssh_name(node: str) -> str:
+    """Name of a node's SSH server among the processes."""
+    return f"sshd-{node}"
 
 
 def _take_lock(path: Path) -> TextIO:

@@ -1,6 +1,7 @@
 """A copy of the inventory in which every host lives on this machine: its own loopback address, its own folder.
 
-Everything else of the shipped files stays as it is, so the demo runs on the inventory that a newcomer reads.
+Everything else of the shipped files stays as it is, so the demo runs on the inventory that a newcomer reads. Only the
+limits of disks are lifted: how full this machine's disk is says nothing of the cluster.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Final
 import yaml
 
 _FIRST_OCTET: Final = 101  # for hosts that have no loopback address of their own in the template
+_NO_DISK_LIMITS: Final = {"max_disk_usage_percent": 100, "min_free_disk_percent": 0}
 
 
 def template_octets(template: Path) -> dict[str, int]:
@@ -23,7 +25,13 @@ def template_octets(template: Path) -> dict[str, int]:
     return octets
 
 
-def write_hosts(template: Path, target: Path, addresses: Mapping[str, str], root_of: Callable[[str], Path]) -> None:
+def write_hosts(
+    template: Path,
+    target: Path,
+    addresses: Mapping[str, str],
+    root_of: Callable[[str], Path],
+    further: Mapping[str, Mapping[str, object]],
+) -> None:
     """Write the copy.
 
     Args:
@@ -31,6 +39,7 @@ def write_hosts(template: Path, target: Path, addresses: Mapping[str, str], root
         target: A directory, made if missing; files of the same names in it are replaced.
         addresses: Address of each host.
         root_of: The ``ai-service`` folder of a host.
+        further: More keys of hosts, such as those of SSH.
 
     """
     target.mkdir(parents=True, exist_ok=True)
@@ -38,6 +47,9 @@ def write_hosts(template: Path, target: Path, addresses: Mapping[str, str], root
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         for name, host in (content.get("hosts") or {}).items():
             host.update(ssh_host=addresses[name], tailscale_ip=addresses[name], ringrift_path=str(root_of(name)))
+            host.update(further.get(name, {}))
+        if content.get("sync_routing"):
+            content["sync_routing"].update(_NO_DISK_LIMITS)
         (target / file.name).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.transfers import Transfer, TransferState, transfer_rows
 
 LINK_BYTES_PER_SECOND: Final = 1_000_000
-_ENOUGH: Final = 0.15  # kill once this part of the pack has arrived
+_ENOUGH: Final = 0.1  # kill once this part of the pack has arrived
 _POLL_SECONDS: Final = 0.02
 _WAIT_SECONDS: Final = 60.0
 _COLLECTING: Final = "collecting-over-slow-link"

@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -136,7 +137,8 @@ class Processes:
         self._running[name].wait()
 
     def stop(self, names: Sequence[str]) -> None:
-        """End processes together: SIGTERM, and SIGKILL for those that still run after some seconds. Idempotent."""
+        """End processes together with what they started: SIGTERM, and SIGKILL after some seconds. Idempotent."""
+        started = descendants([self._running[name].pid for name in names if self.is_running(name)])
         for name in names:
             self.signal(name, self._stop_signals[name])
         for name in names:
@@ -146,6 +148,7 @@ class Processes:
                 except subprocess.TimeoutExpired:
                     self.kill(name)
                 _kill_group(self._running[name].pid)
+        kill_tree(started)
 
     def stop_all(self) -> None:
         """End every process; none is left, whatever happens on the way. Idempotent."""
@@ -175,10 +178,41 @@ class Processes:
         file = self._directory / "pids.json"
         if not file.exists():
             return
-        for text, started in json.loads(file.read_text()).items():
-            if started is not None and _started(int(text)) == started:
-                os.kill(int(text), signal.SIGKILL)
+        known = {int(text): started for text, started in json.loads(file.read_text()).items()}
+        kill_tree({pid: started for pid, started in known.items() if started is not None})
         file.unlink()
+
+
+def descendants(pids: Iterable[int]) -> dict[int, int]:
+    """Give the processes that these started, and so on, with their start times; none without ``/proc``.
+
+    A session of sshd leaves the session of its server, so that ending the group does not reach it.
+    """
+    children: dict[int, list[int]] = defaultdict(list)
+    for entry in Path("/proc").glob("[0-9]*"):
+        if (fields := _fields(int(entry.name))) is not None:
+            children[int(fields[1])].append(int(entry.name))
+    found, waiting = dict[int, int](), list(pids)
+    while waiting:
+        for child in children[waiting.pop()]:
+            if (started := _started(child)) is not None:
+                found[child] = started
+                waiting.append(child)
+    return found
+
+
+def kill_tree(known: Mapping[int, int]) -> None:
+    """``kill -9`` for processes and all that they started; a pid that was used again is left alone.
+
+    Args:
+        known: Start time of each process by its pid, in clock ticks after boot.
+
+    """
+    same = {pid: started for pid, started in known.items() if _started(pid) == started}
+    for pid, started in (same | descendants(same)).items():
+        if _started(pid) == started:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _kill_group(leader: int) -> None:
@@ -189,8 +223,13 @@ def _kill_group(leader: int) -> None:
 
 def _started(pid: int) -> int | None:
     """Start time of a process in clock ticks after boot; None when it is gone (or a zombie), or without ``/proc``."""
+    fields = _fields(pid)
+    return None if fields is None or fields[0] in "ZXx" else int(fields[19])
+
+
+def _fields(pid: int) -> list[str] | None:
+    """What the kernel tells of a process, from its state on: the parent is number 1, the start time number 19."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZXx" else int(fields[19])

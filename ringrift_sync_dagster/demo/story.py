@@ -1,5 +1,7 @@
 """The demo from beginning to end: games are played, an agent dies, everything arrives, and a verdict says whether.
 
+Two nodes have agents. On the other two the agent's port is closed: one is served by rsync over SSH, and one, where a
+login finds no rsync, no scp and no sftp, by base64 text.
 The collecting is done by the real command, ``dagster job execute``, twice: while the writers play, and after they have
 ended.
 """
@@ -15,7 +17,8 @@ from typing import Final
 
 from rich.console import Console
 
-from ringrift_sync_dagster.demo import scenario, tables
+from ringrift_sync_dagster.core.escalation import Rung
+from ringrift_sync_dagster.demo import rungs, scenario, ssh_nodes, tables
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.interruption import Interruption, interrupt, resumed_from
 from ringrift_sync_dagster.demo.ledger import Entry, Plan, read_ledgers
@@ -29,6 +32,14 @@ BASE: Final = Path(".ringrift/demo")
 SEED: Final = 7
 GAMES: Final = 2_000
 SHORT_AFTER_SECONDS: Final = 2.0
+SSH: Final = {scenario.RUNPOD.node: ssh_nodes.WITH_RSYNC, scenario.HETZNER.node: ssh_nodes.BASICS}
+RUNGS: Final = {
+    scenario.VAST.node: Rung.P2P,
+    scenario.RUNPOD.node: Rung.RSYNC,
+    scenario.NEBIUS.node: Rung.P2P,
+    scenario.HETZNER.node: Rung.BASE64,
+}
+"""The rung that can serve each node, fastest first."""
 SETTINGS: Final = {"RINGRIFT_SYNC_SHORT_AFTER_SECONDS": f"{SHORT_AFTER_SECONDS:g}"}
 JOB: Final = "collect_games_job"
 _WAIT_SECONDS: Final = 90.0
@@ -56,10 +67,9 @@ class Story:
 
     def tell(self) -> bool:
         """Run the demo; True when the verdict is good."""
-        with EmbeddedCluster(self.base, settings=SETTINGS, fresh=True) as cluster:
-            self._say(
-                f"{len(cluster.nodes)} agents answer: " + ", ".join(f"{n} {cluster.address(n)}" for n in cluster.nodes)
-            )
+        with EmbeddedCluster(self.base, ssh=SSH, settings=SETTINGS, fresh=True) as cluster:
+            for line in who_answers(cluster):
+                self._say(line)
             self._begin_playing(cluster)
             interruption = self._break_a_transfer(cluster)
             self._run_job(cluster, "while the writers go on playing")
@@ -119,23 +129,26 @@ class Story:
         entries = ledgers(cluster)
         verdict = judge(entries, cluster.root, cluster.node_root)
         with StateStore.open(cluster.state_url) as state:
+            found = rungs.served(state, cluster.nodes)
             checks = (
                 *_story_checks(entries, interruption, resumed_from(state, interruption), self.games),
-                *verdict.checks,
+                *rungs.rung_checks(found, RUNGS),
             )
             self.console.print()
             tables.print_partitions(self.console, tables.lines(entries, verdict, state))
             marked = [f"{file.node}:{file.path}" for file in scenario.FILES if _marker(cluster, file).exists()]
             tables.print_left_alone(self.console, state, marked)
+            self.console.print()
+            rungs.print_rungs(self.console, found)
         self.console.print(
             f"\n{len(verdict.finished)} finished games in the ledgers (copies counted); {verdict.canonical} in the"
             f" canonical store, {len(verdict.set_aside)} in quarantine, in {clock.monotonic() - self._started:.0f} s:"
         )
-        tables.print_verdict(self.console, checks)
+        tables.print_verdict(self.console, checks, verdict.checks)
         self.console.print(
             f"The same data in Dagster's UI: [bold]make dev[/], then http://127.0.0.1:3000 (data: {self.base})"
         )
-        return all(check.passed for check in checks)
+        return verdict.passed and all(check.passed for check in checks)
 
     def _say(self, text: str) -> None:
         self.console.print(
@@ -153,6 +166,16 @@ class Story:
 
 
 DAGSTER_ENVIRONMENT: Final = {"DAGSTER_HOME": str(CHECKOUT), "DAGSTER_DISABLE_TELEMETRY": "1"}
+
+
+def who_answers(cluster: EmbeddedCluster) -> list[str]:
+    """Say how the nodes can be reached, in lines for a person."""
+    agents = ", ".join(f"{name} {cluster.address(name)}" for name in cluster.agents)
+    return [f"{len(cluster.agents)} agents answer: {agents}"] + [
+        f"{name} {server.address} has no agent, its port is closed; SSH answers at port {server.port},"
+        f" {'with' if 'rsync' in SSH[name] else 'without'} rsync"
+        for name, server in cluster.ssh.items()
+    ]
 
 
 def start_writers(cluster: EmbeddedCluster, *, rate: float, backlog: int) -> None:

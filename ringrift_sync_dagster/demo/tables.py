@@ -105,14 +105,23 @@ def print_left_alone(console: Console, state: StateStore, markers: Iterable[str]
         console.print(f"  {path} has a fresh .writing marker: its finished games were collected, the marker was not")
 
 
-def print_verdict(console: Console, checks: Sequence[Check]) -> None:
-    """Print every check, and the verdict as the last word."""
-    for check in checks:
+def print_verdict(console: Console, story: Sequence[Check], games: Sequence[Check]) -> None:
+    """Print every check, and the verdict as the last word.
+
+    Args:
+        console: Where.
+        story: Whether everything happened as the demo tells it.
+        games: Whether every game is where it belongs.
+
+    """
+    for check in (*story, *games):
         console.print(f"  {'[green]ok[/]' if check.passed else '[red]NO[/]'}  ", end="")
         console.print(str(check), markup=False, highlight=False, soft_wrap=True)
-    if all(check.passed for check in checks):
+    if all(check.passed for check in games):
         console.print(
             "\n[bold green]Verdict: the ledgers and the canonical store agree.[/] Every finished game is there."
         )
     else:
         console.print("\n[bold red]Verdict: the ledgers and the canonical store do not agree.[/]")
+    if not all(check.passed for check in story):
+        console.print("[bold red]But not everything happened as the demo tells it:[/] see NO above.")

@@ -15,6 +15,8 @@ CODES: Dict[str, str] = {
     "no_games_table": "the database holds no games yet",
     "no_space": "the disk is full",
     "changed": "the source changed while it was read",
+    "checksum": "what arrived is another artifact",
+    "short": "some of the artifact has not arrived yet",
     "bad_arguments": "the caller asked for something that does not exist",
     "unreadable": "the file cannot be read as it is",
     "internal": "a fault of the kit itself",

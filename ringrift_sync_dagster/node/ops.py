@@ -12,12 +12,14 @@ import os
 import re
 import sqlite3
 import stat
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from . import patterns
 from .errors import KitError, from_os_error
 from .roots import Roots
-from .scan import Scanner
+
+if TYPE_CHECKING:
+    from .scan import Scanner  # each operation loads what it needs: a zip is compiled anew whenever it is started
 
 Arguments = Dict[str, Any]
 Result = Dict[str, Any]
@@ -46,6 +48,9 @@ _PATH = _Argument((str,), required=True)
 _CONFIG = _Argument((str,), required=True)
 _SEVERAL = _Argument((int,), least=1)
 _TEXT = _Argument((str,), required=True)
+_SIZE = _Argument((int,), required=True, least=0)
+_FILES = _Argument((list,), required=True)
+_STATES = _Argument((dict,), required=True)
 _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
     "scan": {},
     "hash": {"path": _PATH},
@@ -63,8 +68,26 @@ _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
     },
     "digest": {"path": _PATH, "config": _Argument((str,)), "ids": _Argument((list,))},
     "merge": {"pack": _PATH, "into": _PATH, "config": _CONFIG, "artifact": _TEXT, "node": _TEXT},
+    "manifest": {"since": _Argument((str,))},
+    "locate": {"artifact": _TEXT},
+    "forget": {"artifact": _TEXT},
+    "received": {"node": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
+    "accept": {"node": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
+    "snapshot": {"path": _PATH, "token": _TEXT},
+    "discard": {"token": _TEXT},
+    "place": {"path": _PATH, "name": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
+    "install": {"part": _PATH, "path": _PATH, "artifact": _Argument((str,)), "bytes": _SIZE},
+    "inspect": {"path": _PATH, "files": _FILES, "hashes": _Argument((list,))},
+    "stage": {"path": _PATH, "key": _TEXT, "states": _STATES},
+    "staged": {"path": _PATH, "key": _TEXT, "files": _FILES},
+    "land": {"path": _PATH, "key": _TEXT, "states": _STATES},
 }
-_FORMS = {"artifact": re.compile(r"[0-9a-f]{64}"), "node": re.compile(r"[A-Za-z0-9._-]{1,100}")}
+_ORDERS = ("snapshot", "discard", "place", "install", "inspect", "stage", "staged", "land")
+_FORMS = {
+    "artifact": re.compile(r"[0-9a-f]{64}"),
+    "node": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"),
+    "token": re.compile(r"[0-9a-f]{32}"),
+}
 
 
 def _fits(value: object, argument: _Argument) -> bool:
@@ -129,6 +152,8 @@ _SCANNERS: Dict[Tuple[str, ...], Scanner] = {}  # a scan after the first in a pr
 
 
 def _scan(context: Context, arguments: Arguments) -> Result:
+    from .scan import Scanner  # noqa: PLC0415 - as above
+
     _checked("scan", arguments)
     key = (*context.roots.paths, context.scratch)
     if key not in _SCANNERS:
@@ -137,8 +162,15 @@ def _scan(context: Context, arguments: Arguments) -> Result:
     return {"entries": _SCANNERS[key].scan(context.now)}
 
 
+def _manifest(context: Context, arguments: Arguments) -> Result:
+    from . import manifest  # noqa: PLC0415 - as above
+
+    since = _checked("manifest", arguments).get("since")
+    return manifest.delta(_scan(context, {})["entries"], os.path.join(context.scratch, "manifests"), since)
+
+
 def _pack(context: Context, arguments: Arguments) -> Result:
-    from . import pack  # noqa: PLC0415 - a scan, the most frequent call, does without
+    from . import pack  # noqa: PLC0415 - as above
 
     given = _checked("pack", arguments)
     path = given.pop("path")
@@ -220,6 +252,42 @@ def _merge(context: Context, arguments: Arguments) -> Result:
     return local.merge_file(pack, into, context.scratch, order, context.now)
 
 
+def _locate(context: Context, arguments: Arguments) -> Result:
+    from . import keeping  # noqa: PLC0415 - as above
+
+    return keeping.locate(context.roots, context.scratch, _checked("locate", arguments)["artifact"])
+
+
+def _forget(context: Context, arguments: Arguments) -> Result:
+    from . import keeping  # noqa: PLC0415 - as above
+
+    keeping.forget(context.scratch, _checked("forget", arguments)["artifact"])
+    return {}
+
+
+def _received(context: Context, arguments: Arguments) -> Result:
+    from . import keeping  # noqa: PLC0415 - as above
+
+    given = _checked("received", arguments)
+    return keeping.received(context.scratch, given["node"], given["artifact"], given["bytes"])
+
+
+def _accept(context: Context, arguments: Arguments) -> Result:
+    from . import keeping  # noqa: PLC0415 - as above
+
+    given = _checked("accept", arguments)
+    return keeping.accept(context.scratch, given["node"], given["artifact"], given["bytes"], context.now)
+
+
+def _ordered(name: str) -> Callable[[Context, Arguments], Result]:
+    def run(context: Context, arguments: Arguments) -> Result:
+        from . import orders  # noqa: PLC0415 - as above
+
+        return orders.ORDERS[name](orders.Order(_checked(name, arguments), context.scratch, context.now))
+
+    return run
+
+
 def _pack_file(context: Context, name: str) -> str:
     """A file below the scratch folder or, where there is none of that name, below a root."""
     for roots in (Roots([context.scratch]), context.roots):
@@ -272,9 +340,15 @@ OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "hash": _translated(_hash),
     "digest": _translated(_digests),
     "merge": _translated(_merge),
+    "manifest": _translated(_manifest),
+    "locate": _translated(_locate),
+    "forget": _translated(_forget),
+    "received": _translated(_received),
+    "accept": _translated(_accept),
+    **{name: _translated(_ordered(name)) for name in _ORDERS},
 }
 REMOTE = ("hash", "list", "pack", "scan")
-"""What an agent runs for others; the rest writes, or reads without a limit."""
+"""What is run for others; the rest writes, reads without a limit, or is how SSH does what an agent does by HTTP."""
 
 
 def op_names() -> List[str]:

@@ -47,6 +47,11 @@ def _zip(sources: Dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
+def kit_bytes() -> bytes:
+    """Give the kit as the bytes of its zip."""
+    return _zip(_sources())
+
+
 def build_zip(dest: str) -> str:
     """Write the kit to ``dest``, replacing what is there in one step, and give the SHA-256 of its bytes in hex.
 
@@ -54,7 +59,7 @@ def build_zip(dest: str) -> str:
         OSError: The folder is missing or full.
 
     """
-    content = _zip(_sources())
+    content = kit_bytes()
     handle, part = tempfile.mkstemp(prefix=".kit-", suffix=".part", dir=os.path.dirname(os.path.abspath(dest)))
     try:
         with os.fdopen(handle, "wb") as target:

@@ -21,14 +21,22 @@ from ringrift_sync_dagster.settings.hosts_schema import (
     normal_fingerprint,
     refusal,
 )
-from ringrift_sync_dagster.settings.nodes import AGENT_PORT, SSH_PORT, Node, default_path, provider_of
+from ringrift_sync_dagster.settings.nodes import (
+    AGENT_PORT,
+    SSH_PORT,
+    Node,
+    default_path,
+    is_ssh_proxy,
+    provider_of,
+)
 
 _T = TypeVar("_T", str, int, bool)
 # Keys that became fields of Node; every other key goes to ``extra``.
 _FIELDS: Final = frozenset(HOST_KEYS) & {
     *("ssh_host", "ssh_user", "ssh_port", "ssh_key", "tailscale_ip", "ringrift_path", "role", "status", "provider"),
     *("is_ephemeral", "nat_blocked", "skip_sync_receive", "training_enabled", "selfplay_enabled", "is_coordinator"),
-    *("agent_port", "storage_paths", "agent_tls_fingerprint"),
+    *("agent_port", "storage_paths", "agent_tls_fingerprint", "bandwidth_mbps", "hard_limit", "socks5_port"),
+    *("ssh_host_key_checking", "force_relay_mode"),
 }
 # Names that upstream takes for the coordinator. A name is no proof, so that here they are only a warning.
 _COORDINATOR_HINTS: Final = ("mac-studio", "localhost", "local-mac", "coordinator", "macbook")
@@ -115,6 +123,11 @@ def read_node(place: Place, findings: Findings, coordinator: str = "") -> Node:
         agent_port=host.get("agent_port", AGENT_PORT),
         storage_paths=_storage_paths(host.values.get("storage_paths")),
         tls_fingerprint=normal_fingerprint(host.get("agent_tls_fingerprint", "")),
+        bandwidth_mbps=_rate(host, "bandwidth_mbps"),
+        hard_limit=host.get("hard_limit", False),
+        socks5_port=host.get("socks5_port", 0),
+        host_key_checking=host.get("ssh_host_key_checking", "strict"),
+        proxied_ssh=is_ssh_proxy(address) or host.get("force_relay_mode", False),
         extra={key: value for key, value in host.values.items() if key not in _FIELDS},
     )
 
@@ -178,6 +191,11 @@ def _is_coordinator(host: _Host, role: str, named: str) -> bool:
         message = "the name sounds like a coordinator, but neither role nor is_coordinator says so; write one of them"
         host.findings.warning(host.place, "role", message)
     return found
+
+
+def _rate(host: _Host, key: str) -> float | None:
+    value = host.values.get(key)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _storage_paths(value: object) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """What may stand in the inventory: the sections, the keys of a host, and what each value must look like.
 
 The names are those of upstream's ``distributed_hosts.yaml`` (domain.md, 4) and a few of our own: ``provider``,
-``agent_port``, ``agent_tls_fingerprint``, ``hard_limit`` and the section ``trusted_networks``. A key that we act on has
-a kind and is checked; the others are kept as they are. A key in no table is a warning, never an error.
+``agent_port``, ``agent_tls_fingerprint``, ``hard_limit``, ``ssh_host_key_checking`` and the section
+``trusted_networks``. A key that we act on has a kind and is checked; the others are kept as they are. A key in no table
+is a warning, never an error.
 """
 
 from __future__ import annotations
@@ -62,13 +63,14 @@ class Kind(Enum):
     WHOLE = "a whole number from 0"
     NAMES = "a list of names"
     PATHS = "a list of paths"
+    HOST_KEYS = "strict or accept-new"
     FINGERPRINT = "the SHA-256 of a certificate, 64 hexadecimal digits"
 
 
 # Known, and kept as they are.
 _KEPT_HOST_KEYS: Final = (
     *("memory_gb", "cpus", "gpu", "gpu_vram_gb", "cuda_capable", "region", "note", "venv_activate"),
-    *("is_container", "p2p_enabled", "force_relay_mode", "needs_userspace_tailscale", "socks5_port", "tailscale_ipv6"),
+    *("is_container", "p2p_enabled", "needs_userspace_tailscale", "tailscale_ipv6"),
     *("use_external_storage", "external_storage_path", "nfs_enabled", "has_nfs", "export_enabled", "gauntlet_enabled"),
     *("data_server_port", "data_server_url", "relay_primary", "relay_secondary", "relay_capable"),
     *("preferred_workloads", "excluded_workloads"),
@@ -86,6 +88,7 @@ HOST_KEYS: Final[Mapping[str, Kind | None]] = MappingProxyType(
         "provider": Kind.TEXT,
         "is_ephemeral": Kind.FLAG,
         "nat_blocked": Kind.FLAG,
+        "force_relay_mode": Kind.FLAG,
         "skip_sync_receive": Kind.FLAG,
         "training_enabled": Kind.FLAG,
         "selfplay_enabled": Kind.FLAG,
@@ -95,6 +98,8 @@ HOST_KEYS: Final[Mapping[str, Kind | None]] = MappingProxyType(
         "agent_tls_fingerprint": Kind.FINGERPRINT,
         "storage_paths": Kind.PATHS,
         "bandwidth_mbps": Kind.RATE,
+        "socks5_port": Kind.PORT,
+        "ssh_host_key_checking": Kind.HOST_KEYS,
         **dict.fromkeys(_KEPT_HOST_KEYS),
     }
 )
@@ -232,6 +237,7 @@ _CHECKS: Final[Mapping[Kind, Callable[[object], bool]]] = MappingProxyType(
         Kind.WHOLE: lambda value: _is_whole(value, 0),
         Kind.NAMES: _is_names,
         Kind.PATHS: _is_paths,
+        Kind.HOST_KEYS: lambda value: value in ("strict", "accept-new"),
         Kind.FINGERPRINT: _is_fingerprint,
     }
 )

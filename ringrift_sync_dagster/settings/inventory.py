@@ -18,7 +18,7 @@ from ringrift_sync_dagster.settings.hosts_reader import read_node
 from ringrift_sync_dagster.settings.hosts_schema import MEGABITS_FROM, OTHER_SECTIONS, SECTION_KEYS
 from ringrift_sync_dagster.settings.hosts_yaml import Section, read_yaml
 from ringrift_sync_dagster.settings.inventory_lint import lint
-from ringrift_sync_dagster.settings.nodes import AGENT_PORT, Node
+from ringrift_sync_dagster.settings.nodes import AGENT_PORT, Node, with_shared_proxies
 from ringrift_sync_dagster.settings.sections import Network, read_sections
 
 __all__ = ["AGENT_PORT", "MEGABITS_FROM", "Inventory", "Network", "Node", "load_inventory"]
@@ -95,7 +95,7 @@ def load_inventory(path: Path, *, coordinator: str = "") -> Inventory:
     findings = Findings()
     files = list(_read_files(path, findings))
     hosts = _hosts(files, findings)
-    nodes = {name: read_node(place, findings, coordinator) for name, place in hosts.items()}
+    nodes = with_shared_proxies({name: read_node(place, findings, coordinator) for name, place in hosts.items()})
     sections = read_sections(files, findings)
     if not nodes and not findings.failed:
         findings.problems.append(_problem(path, "", "no host is described; write at least one below the key hosts"))

@@ -37,6 +37,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "root": "RINGRIFT_SYNC_ROOT",
     "state_url": "RINGRIFT_SYNC_STATE_URL",
     "token_file": "RINGRIFT_SYNC_TOKEN_FILE",
+    "known_hosts": "RINGRIFT_SYNC_KNOWN_HOSTS",
     "agent_port": "RINGRIFT_SYNC_AGENT_PORT",
     "pack_max_games": "RINGRIFT_SYNC_PACK_MAX_GAMES",
     "pack_max_bytes": "RINGRIFT_SYNC_PACK_MAX_BYTES",
@@ -94,6 +95,7 @@ class Settings(BaseSettings):
         root: The coordinator's ``ai-service`` directory, with ``data/games`` and the canonical store.
         state_url: SQLAlchemy URL of the state database.
         token_file: The coordinator's own token.
+        known_hosts: SSH host keys that are trusted; a node whose key is not in it is refused.
         sync_interval: Seconds between two cycles for persistent nodes.
         ephemeral_sync_interval: Seconds between two cycles for ephemeral nodes.
         max_concurrent_syncs: Nodes that are served at the same time.
@@ -117,6 +119,7 @@ class Settings(BaseSettings):
         default_factory=lambda data: f"sqlite:///{data['home']}/state.db", repr=False
     )
     token_file: LocalPath = Field(default_factory=lambda data: data["home"] / "tokens" / "coordinator.jwt")
+    known_hosts: LocalPath = Path("~/.ssh/known_hosts")
     sync_interval: Seconds = 60.0
     ephemeral_sync_interval: Seconds = 5.0
     max_concurrent_syncs: int = Field(default=5, ge=1)

@@ -11,7 +11,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ringrift_sync_dagster.settings import clock
 
@@ -39,6 +39,11 @@ class Process:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host.partition('#')[0]}"
+
+
+def process_of(row: Any) -> Process:  # noqa: ANN401 - a row of any table that names a process
+    """Read the process that a row of the state database names."""
+    return Process(row.host, row.pid, row.pid_started, row.boot_id)
 
 
 def this_process() -> Process:

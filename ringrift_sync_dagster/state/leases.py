@@ -22,7 +22,8 @@ import sqlalchemy as sa
 
 from ringrift_sync_dagster.errors import LeaseHeldError, LeaseLostError, StateError
 from ringrift_sync_dagster.settings import clock
-from ringrift_sync_dagster.state.holder import Process, has_ended, this_process
+from ringrift_sync_dagster.state import ticks
+from ringrift_sync_dagster.state.holder import Process, has_ended, process_of, this_process
 from ringrift_sync_dagster.state.schema import leases
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.upsert import insert_new
@@ -62,7 +63,7 @@ class Lease:
 
         """
         with self.store.read() as connection:
-            ours = connection.execute(sa.select(leases.c.fence).where(self._mine(_now(connection)))).first()
+            ours = connection.execute(sa.select(leases.c.fence).where(self._mine(ticks.now(connection)))).first()
         if ours is None:
             raise LeaseLostError(
                 f"lease {self.name} is no longer ours: it expired after {self.ttl_seconds:g} s without renewal, or "
@@ -72,7 +73,7 @@ class Lease:
     def renew(self) -> bool:
         """Make the lease last its whole time again; False when it is no longer ours."""
         with self.store.begin() as connection:
-            now = _now(connection)
+            now = ticks.now(connection)
             statement = sa.update(leases).where(self._mine(now)).values(expires=now + self.ttl_seconds)
             return connection.execute(statement).rowcount == 1
 
@@ -141,8 +142,8 @@ def lease_rows(store: StateStore) -> list[LeaseRow]:
     """Give all leases that somebody holds or held and did not release, by name."""
     with store.read() as connection:
         rows = connection.execute(sa.select(leases).where(leases.c.holder != "").order_by(leases.c.name)).all()
-        now = _now(connection)
-    return [LeaseRow(row.name, _process(row), row.fence, free=_is_free(row, now, store)) for row in rows]
+        now = ticks.now(connection)
+    return [LeaseRow(row.name, process_of(row), row.fence, free=_is_free(row, now, store)) for row in rows]
 
 
 def _wait(store: StateStore, name: str, ttl_seconds: float, wait_seconds: float) -> Lease:
@@ -165,28 +166,16 @@ def _take(store: StateStore, name: str, ttl_seconds: float) -> Lease | Process:
         insert_new(connection, leases, [{"name": name}], ("name",))
         # On PostgreSQL this waits for whoever is taking it now; only then is the time read.
         row = connection.execute(sa.select(leases).where(leases.c.name == name).with_for_update()).one()
-        now = _now(connection)
+        now = ticks.now(connection)
         if not _is_free(row, now, store):
-            return _process(row)
+            return process_of(row)
         values = {"holder": holder, "expires": now + ttl_seconds, "fence": row.fence + 1, **asdict(me)}
         connection.execute(sa.update(leases).where(leases.c.name == name).values(values))
     return Lease(name, holder, row.fence + 1, store, ttl_seconds)
 
 
 def _is_free(row: sa.Row[Any], now: float, store: StateStore) -> bool:
-    return not row.holder or bool(row.expires <= now) or has_ended(_process(row), local=store.is_local)
-
-
-def _process(row: sa.Row[Any]) -> Process:
-    return Process(row.host, row.pid, row.pid_started, row.boot_id)
-
-
-def _now(connection: sa.Connection) -> float:
-    """Give the clock that ``expires`` is counted in, in seconds."""
-    if connection.dialect.name == "sqlite":
-        return clock.boottime()
-    # Not now(): that is the start of the transaction, which may have waited for a lock since.
-    return float(connection.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
+    return not row.holder or bool(row.expires <= now) or has_ended(process_of(row), local=store.is_local)
 
 
 def _beat(lease: Lease, ended: threading.Event) -> None:

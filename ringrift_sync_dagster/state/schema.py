@@ -1,18 +1,19 @@
 """The tables of the state database, and the revision that they belong to.
 
-Times are wall-clock seconds since 1970 (double precision, for display and pruning; nothing is ordered by the clock of
-another machine), except ``leases.expires``. Text columns that are part of a key are never NULL: "none" is the empty
-text. A change here needs a new revision in ``migrations/versions`` and its name in ``REVISION``; a test compares both.
+Times (``at``, ``.._at``) are wall-clock seconds since 1970, for display and pruning; nothing is ordered by them. What
+decides something (``expires``, ``until``, ``requested`` and so on) is counted in the clock of ``ticks``, and ``epoch``
+names what the number belongs to. Text columns that are part of a key are never NULL: "none" is the empty text. A change
+here needs a new revision in ``migrations/versions`` and its name in ``REVISION``; a test compares both.
 Source: architecture.md, 7 (tables) and 1 rule 4 (a receipt names content, never a path).
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The newest Alembic revision, which ``metadata.create_all`` is equal to; kept here so that nobody imports Alembic."""
 
 VERSION_TABLE: Final = "state_version"
@@ -42,8 +43,18 @@ def _time(name: str, *, nullable: bool = True) -> sa.Column[float]:
     return sa.Column(name, sa.Double, nullable=nullable)
 
 
-def _seconds(name: str) -> sa.Column[float]:
+def _number(name: str) -> sa.Column[float]:
     return sa.Column(name, sa.Double, nullable=False, server_default="0")
+
+
+def _tick(name: str) -> sa.Column[float]:
+    return sa.Column(name, sa.Double)
+
+
+def _process() -> tuple[sa.Column[Any], ...]:
+    """The columns that name a process; see ``holder``."""
+    # Clock ticks after boot (/proc/<pid>/stat); NULL where unknown.
+    return _text("host"), _count("pid"), sa.Column("pid_started", sa.BigInteger), _text("boot_id")
 
 
 version: Final = sa.Table(
@@ -119,11 +130,8 @@ leases: Final = sa.Table(
     metadata,
     _text("name", key=True),
     _text("holder"),  # empty when free; the row stays, because the fence goes on counting
-    _text("host"),
-    _count("pid"),
-    sa.Column("pid_started", sa.BigInteger),  # clock ticks after boot (/proc/<pid>/stat); NULL where unknown
-    _text("boot_id"),
-    _seconds("expires"),  # SQLite: CLOCK_BOOTTIME of boot_id; PostgreSQL: the database's clock, seconds since 1970
+    *_process(),
+    _number("expires"),  # its epoch is that of boot_id
     _count("fence"),
 )
 
@@ -140,19 +148,68 @@ transfers: Final = sa.Table(
     _count("size_bytes"),
     _count("received_bytes"),
     _count("resumed_from"),
-    _text("state"),  # running | done | failed
+    _text("state"),  # waiting | running | done | failed
     _time("started_at", nullable=False),
     _time("updated_at", nullable=False),
     _time("finished_at"),
     _text("error_class"),
     _text("error"),
-    _text("host"),  # who runs it, as in leases: a row of a dead process is not running
-    _count("pid"),
-    sa.Column("pid_started", sa.BigInteger),
-    _text("boot_id"),
+    *_process(),  # who runs it: a row of a dead process is not running
+    _text("priority"),
+    sa.Column("multiplier", sa.Double, nullable=False, server_default="1"),
+    _tick("expires"),  # NULL: it takes no part in admission and bandwidth
+    _text("epoch"),
+    _tick("requested"),  # since when it waited for its turn
+    _count("reserved_bytes"),
+    _text("disk"),  # whose disk it fills: a node
+    _number("rate_granted"),  # bytes per second, the last one
+    _number("seconds"),
+    sa.Column("rungs", sa.JSON, nullable=False, server_default="[]"),  # what was tried, in order
     sa.Index(None, "state"),
     sa.Index(None, "node", "started_at"),
     sqlite_autoincrement=True,
+)
+
+breakers: Final = sa.Table(
+    "breakers",
+    metadata,
+    _text("node", key=True),
+    _text("transport", key=True),
+    _count("failures"),  # in a row
+    _count("opens"),  # in a row
+    _tick("open_until"),  # NULL while closed
+    _text("epoch"),
+    *_process(),  # who has the probe
+    _count("thread"),  # and which of its threads, as the system numbers them
+    _tick("probe_expires"),  # NULL when nobody has it
+    _text("last_error"),
+    _time("changed_at", nullable=False),
+)
+
+events: Final = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),  # counts up; "what is new since" asks by it
+    _time("at", nullable=False),
+    _text("type"),
+    sa.Column("payload", sa.JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+rungs: Final = sa.Table(
+    "rungs",
+    metadata,
+    _text("node", key=True),
+    _text("transport"),  # the one that worked last
+    _number("until"),
+    _text("epoch"),
+)
+
+host_priorities: Final = sa.Table(
+    "host_priorities",
+    metadata,
+    _text("host", key=True),
+    _text("priority"),
 )
 
 changes: Final = sa.Table(
@@ -174,7 +231,7 @@ changes: Final = sa.Table(
     _count("games_annotated"),
     _count("set_aside"),
     _count("size_bytes"),
-    _seconds("seconds"),
+    _number("seconds"),
     _text("transport"),
     sa.Column("canonical_games", sa.BigInteger),
     sa.Column("lag_seconds", sa.Double),

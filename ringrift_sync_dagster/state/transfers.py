@@ -1,23 +1,26 @@
-"""Transfers: one row for each moving of bytes, from its start on, so that anybody can watch it and count it later.
+"""Transfers: one row for each moving of bytes, so that anybody can watch it, wait for it, and count it later.
 
 While a transfer runs, ``received_bytes`` is above 0 and below ``size_bytes``: the last bytes are counted when they are
 verified. The caller decides how often to write (``progress`` commits each time). A transfer whose process has ended is
-shown as abandoned, whatever its row says.
+shown as abandoned, whatever its row says. Those that ``admission`` starts take part in the limits of all processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 import sqlalchemy as sa
 
 from ringrift_sync_dagster.settings import clock
-from ringrift_sync_dagster.state.holder import Process, has_ended, this_process
+from ringrift_sync_dagster.state import ticks
+from ringrift_sync_dagster.state.holder import Process, process_of, this_process
+from ringrift_sync_dagster.state.liveness import Liveness
 from ringrift_sync_dagster.state.schema import transfers
 from ringrift_sync_dagster.state.store import StateStore
+from ringrift_sync_dagster.state.upsert import insert_row
 
 ABANDONED: Final = "Abandoned"
 """``error_class`` of a transfer whose process ended without a word."""
@@ -26,10 +29,30 @@ ABANDONED: Final = "Abandoned"
 class TransferState(StrEnum):
     """How far a transfer is."""
 
+    WAITING = "waiting"  # for its turn
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
     ABANDONED = "abandoned"  # shown only: its process has ended, and nobody has marked it as failed yet
+
+
+class Ending(TypedDict, total=False):
+    """What is known of a transfer when it has ended; what is left out stays as it is.
+
+    Args:
+        seconds: How long the bytes took, waiting for its turn not included.
+        rungs: What was tried, in order; JSON values.
+        resumed_from: How much was there at the start.
+        transport: The transport that brought the last byte, or was tried last.
+        rate_granted: Bytes per second that it might use, the last number.
+
+    """
+
+    seconds: float
+    rungs: Sequence[Mapping[str, Any]]
+    resumed_from: int
+    transport: str
+    rate_granted: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +71,19 @@ class Transfer:
         received_bytes: How much is there, including what a resumed transfer found.
         resumed_from: How much was there at the start.
         state: How far it is.
-        started_at: Seconds since 1970.
+        started_at: When it started, or was asked for while it waits, in seconds since 1970.
         updated_at: When the row was last written.
         finished_at: When it ended; None while it runs.
         error_class: Name of the error that ended it; empty when none.
         error: Its message.
         process: Who runs it.
+        priority: Name of its priority; empty when it takes no part in the limits.
+        multiplier: Its weight in the bandwidth of the node.
+        reserved_bytes: How much of ``disk`` it needs, what has arrived included.
+        disk: The node whose disk it fills; empty when none is watched.
+        rate_granted: Bytes per second that it may use, or might use last; 0 when nobody said.
+        seconds: How long the bytes took; 0 until it has ended.
+        rungs: What was tried, in order.
 
     """
 
@@ -74,6 +104,13 @@ class Transfer:
     error_class: str
     error: str
     process: Process
+    priority: str
+    multiplier: float
+    reserved_bytes: int
+    disk: str
+    rate_granted: float
+    seconds: float
+    rungs: Sequence[Mapping[str, Any]]
 
 
 def start_transfer(  # noqa: PLR0913 - these are the columns of the row
@@ -88,18 +125,20 @@ def start_transfer(  # noqa: PLR0913 - these are the columns of the row
     trigger: str = "",
     resumed_from: int = 0,
 ) -> int:
-    """Record that a transfer starts now, run by this process; give its id."""
-    now = clock.wall()
-    values: dict[str, Any] = {
+    """Record that a transfer starts now, run by this process and outside all limits; give its id."""
+    values = {
         "artifact": artifact, "node": node, "direction": direction, "transport": transport, "config": config,
         "trigger": trigger, "size_bytes": size_bytes, "received_bytes": resumed_from, "resumed_from": resumed_from,
-        "state": TransferState.RUNNING.value, "started_at": now, "updated_at": now, **asdict(this_process()),
     }  # fmt: skip
     with store.begin() as connection:
-        inserted = connection.execute(sa.insert(transfers).values(values)).inserted_primary_key
-    if inserted is None:
-        raise RuntimeError("the database gave no id for a new transfer")
-    return int(inserted[0])
+        return insert_transfer(connection, TransferState.RUNNING, values)
+
+
+def insert_transfer(connection: sa.Connection, state: TransferState, values: Mapping[str, Any]) -> int:
+    """Insert a row that this process is responsible for; give its id."""
+    now = clock.wall()
+    row = {**values, "state": state.value, "started_at": now, "updated_at": now, **asdict(this_process())}
+    return insert_row(connection, transfers, row)
 
 
 def progress(store: StateStore, transfer_id: int, received_bytes: int) -> None:
@@ -117,16 +156,16 @@ def resumed(store: StateStore, transfer_id: int, resumed_from: int) -> None:
     _set(store, transfer_id, resumed_from=resumed_from)
 
 
-def finish(store: StateStore, transfer_id: int) -> None:
+def finish(store: StateStore, transfer_id: int, **ending: Unpack[Ending]) -> None:
     """Record that all bytes have arrived and are verified. Idempotent."""
     done = {"state": TransferState.DONE.value, "received_bytes": transfers.c.size_bytes, "finished_at": clock.wall()}
-    _set(store, transfer_id, **done)
+    _set(store, transfer_id, **done, **_columns(ending))
 
 
-def fail(store: StateStore, transfer_id: int, error: BaseException) -> None:
+def fail(store: StateStore, transfer_id: int, error: BaseException, **ending: Unpack[Ending]) -> None:
     """Record that the transfer ended with an error; how much had arrived stays. Idempotent."""
     failed = {"state": TransferState.FAILED.value, "finished_at": clock.wall()}
-    _set(store, transfer_id, error_class=type(error).__name__, error=str(error), **failed)
+    _set(store, transfer_id, error_class=type(error).__name__, error=str(error), **failed, **_columns(ending))
 
 
 def transfer_rows(store: StateStore, *, limit: int = 100, running: bool = False) -> list[Transfer]:
@@ -135,57 +174,66 @@ def transfer_rows(store: StateStore, *, limit: int = 100, running: bool = False)
     Args:
         store: The shared database.
         limit: How many at most.
-        running: Only those that are recorded as running, the abandoned among them.
+        running: Only those that have not ended: running, waiting for their turn, and abandoned.
 
     """
     statement = sa.select(transfers).order_by(transfers.c.id.desc()).limit(limit)
     if running:
-        statement = statement.where(_running())
+        statement = statement.where(unfinished())
     with store.read() as connection:
-        rows = connection.execute(statement).all()
-    return [_transfer(row, local=store.is_local) for row in rows]
+        liveness = Liveness(ticks.moment(connection), local=store.is_local)
+        return [_transfer(row, liveness) for row in connection.execute(statement)]
 
 
 def mark_abandoned(store: StateStore) -> int:
-    """Record transfers of ended processes of this machine as failed; give how many. Idempotent."""
+    """Record transfers of ended processes, and those that were silent for a minute, as failed; give how many.
+
+    Idempotent.
+    """
     with store.begin() as connection:
-        rows = connection.execute(sa.select(transfers).where(_running())).all()
-        dead = [row.id for row in rows if has_ended(_process(row), local=store.is_local)]
-        _mark(connection, dead)
-    return len(dead)
+        rows = connection.execute(sa.select(transfers).where(unfinished())).all()
+        return abandon(connection, rows, Liveness(ticks.moment(connection), local=store.is_local))
 
 
-def _mark(connection: sa.Connection, ids: Sequence[int]) -> None:
+def abandon(connection: sa.Connection, rows: Sequence[sa.Row[Any]], liveness: Liveness) -> int:
+    """Record those of the unfinished rows with which nobody will go on as failed; give how many."""
+    gone = [row.id for row in rows if liveness.is_gone(row)]
     message = "the process that ran it ended without a word; what has arrived is kept, and the next cycle goes on"
     now = clock.wall()
     values = {
         "state": TransferState.FAILED.value, "error_class": ABANDONED, "error": message,
         "updated_at": now, "finished_at": now,
     }  # fmt: skip
-    for transfer_id in ids:
-        connection.execute(sa.update(transfers).where(transfers.c.id == transfer_id).values(values))
+    if gone:
+        connection.execute(sa.update(transfers).where(transfers.c.id.in_(gone) & unfinished()).values(values))
+    return len(gone)
 
 
-def _running() -> sa.ColumnElement[bool]:
-    return transfers.c.state == TransferState.RUNNING.value
+def unfinished() -> sa.ColumnElement[bool]:
+    """Choose the rows that wait or run, the abandoned among them."""
+    return transfers.c.state.in_([TransferState.WAITING.value, TransferState.RUNNING.value])
 
 
 def _set(store: StateStore, transfer_id: int, **values: Any) -> None:  # noqa: ANN401 - values of any column
-    statement = sa.update(transfers).where((transfers.c.id == transfer_id) & _running())
+    statement = sa.update(transfers).where((transfers.c.id == transfer_id) & unfinished())
     with store.begin() as connection:
         connection.execute(statement.values(updated_at=clock.wall(), **values))
 
 
-def _process(row: sa.Row[Any]) -> Process:
-    return Process(row.host, row.pid, row.pid_started, row.boot_id)
+def _columns(ending: Ending) -> dict[str, Any]:
+    columns: dict[str, Any] = {**ending}
+    if "rungs" in ending:
+        columns["rungs"] = [dict(rung) for rung in ending["rungs"]]
+    return columns
 
 
-def _transfer(row: sa.Row[Any], *, local: bool) -> Transfer:
-    process, state = _process(row), TransferState(row.state)
-    if state is TransferState.RUNNING and has_ended(process, local=local):
+def _transfer(row: sa.Row[Any], liveness: Liveness) -> Transfer:
+    state = TransferState(row.state)
+    if state in {TransferState.WAITING, TransferState.RUNNING} and liveness.is_gone(row):
         state = TransferState.ABANDONED
     return Transfer(
         row.id, row.artifact, row.node, row.direction, row.transport, row.config, row.trigger,
         row.size_bytes, row.received_bytes, row.resumed_from, state, row.started_at, row.updated_at, row.finished_at,
-        row.error_class, row.error, process,
+        row.error_class, row.error, process_of(row), row.priority, row.multiplier, row.reserved_bytes, row.disk,
+        row.rate_granted, row.seconds, row.rungs,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""INSERT .. ON CONFLICT for both kinds of database: the same words, but SQLAlchemy has a function for each."""
+"""INSERT for both kinds of database: ON CONFLICT, where SQLAlchemy has a function for each, and the id of a new row."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 Row = Mapping[str, Any]
+
+
+def insert_row(connection: sa.Connection, table: sa.Table, row: Row) -> int:
+    """Insert a row into a table that counts its ids up; give the id."""
+    # No RETURNING: SQLite knows it since 3.35 only, and the driver tells the last id anyway.
+    inserted = connection.execute(sa.insert(table).values(row)).inserted_primary_key
+    if inserted is None:
+        raise RuntimeError(f"the database gave no id for a new row of {table.name}")
+    return int(inserted[0])
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Row], key: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""The object graph of one process that syncs: settings, inventory, state, disk, intake, and a transport to each node.
+"""The object graph of one process that syncs: settings, inventory, state, disk, intake, limits, a way to each node.
 
 It is built here and nowhere else; the layers below take what they need as arguments.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from ringrift_sync_dagster.errors import ConfigError, LocalDiskError, Problem, TokenError
+from ringrift_sync_dagster.core.breaker import CircuitBreakerConfig
+from ringrift_sync_dagster.errors import ConfigError, Problem, TokenError
 from ringrift_sync_dagster.intake.games import GamesIntake
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.identity import issue_token, load_coordinator_key, store_token, verify_token
@@ -19,8 +19,9 @@ from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.settings.settings import Settings
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage.layout import Layout
+from ringrift_sync_dagster.sync.bandwidth import BandwidthManager
+from ringrift_sync_dagster.sync.ladder import Ladder
 from ringrift_sync_dagster.transports.base import Transport
-from ringrift_sync_dagster.transports.p2p_http import P2PHttpTransport
 
 OWNER = "coordinator"
 """Name of the owner where the inventory names no coordinator."""
@@ -36,6 +37,8 @@ class Runtime:
         state: The shared facts.
         layout: The owner's disk, which is this machine's.
         intake: What takes in games that have arrived.
+        bandwidth: Who may move bytes now, and how fast.
+        ladder: The ways to nodes.
 
     """
 
@@ -44,11 +47,20 @@ class Runtime:
     state: StateStore
     layout: Layout
     intake: GamesIntake
+    bandwidth: BandwidthManager
+    ladder: Ladder
 
     @classmethod
     @contextmanager
-    def open(cls, settings: Settings) -> Iterator[Runtime]:
+    def open(
+        cls, settings: Settings, *, transport: str = "", breakers: CircuitBreakerConfig | None = None
+    ) -> Iterator[Runtime]:
         """Open everything, and close it at the end.
+
+        Args:
+            settings: The settings in force.
+            transport: The only rung to use: ``p2p``, ``rsync`` or ``base64``; empty: all of them in order.
+            breakers: Numbers of the circuit breakers; the guide's when None.
 
         Raises:
             ConfigError: The inventory is wrong; every problem found is named.
@@ -64,7 +76,12 @@ class Runtime:
         try:
             coordinator = inventory.coordinator
             owner = coordinator.name if coordinator else settings.coordinator or OWNER
-            yield cls(settings, inventory, state, layout, GamesIntake(owner, state, layout))
+            bandwidth = BandwidthManager(settings, inventory, state)
+            ladder = Ladder(settings, inventory, state, owner, forced=transport, breakers=breakers)
+            try:
+                yield cls(settings, inventory, state, layout, GamesIntake(owner, state, layout), bandwidth, ladder)
+            finally:
+                bandwidth.close()
         finally:
             state.close()
 
@@ -83,22 +100,8 @@ class Runtime:
         return [self.inventory.nodes[name] for name in dict.fromkeys(names)]
 
     def transport_to(self, node: Node) -> Transport:
-        """The way to reach a node."""
-        return P2PHttpTransport(node, self._token, trusted_networks=self.inventory.trusted_networks)
-
-    def _token(self) -> str:
-        """The coordinator's own token, read anew each time, so that a renewed one is used at once."""
-        path: Path = self.settings.token_file
-        try:
-            words = path.read_text(encoding="ascii").split()
-        except FileNotFoundError as error:
-            command = f"ringrift-sync token {self.intake.owner}"
-            raise TokenError("", "", f"{path}: there is no token; make one with: {command}") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise LocalDiskError("", "", f"{path}: the token cannot be read: {error}") from error
-        if len(words) != 1:
-            raise TokenError("", "", f"{path}: this is no token: it has {len(words)} words; make a new one")
-        return words[0]
+        """The way to reach a node; close it after use."""
+        return self.ladder.to(node)
 
     def _unknown(self, name: str) -> Problem:
         known = ", ".join(self.inventory.nodes) or "none"

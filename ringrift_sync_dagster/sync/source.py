@@ -24,9 +24,9 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.nodes import NodeFile
 from ringrift_sync_dagster.sync.answers import PackAnswer, Sender, reached_end_at, read_list, read_pack, usable_cursor
 from ringrift_sync_dagster.sync.damaged import DAMAGED, list_damaged
-from ringrift_sync_dagster.sync.fetching import fetch
 from ringrift_sync_dagster.sync.report import Note, Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
+from ringrift_sync_dagster.sync.transferring import fetch
 from ringrift_sync_dagster.transports.base import Transport
 
 CALL_SECONDS: Final = 300.0
@@ -176,11 +176,11 @@ class SourceCollector:
         fetched = fetch(self.runtime, self.transport, artifact, self.partition, self.trigger)
         arrival = Arrival(
             artifact, fetched.path, self.partition.node, path, cursor, fetched.bytes_moved, fetched.seconds,
-            self.transport.name, self.trigger, self.partition.config, answer.raw_bytes,
+            fetched.transport, self.trigger, self.partition.config, answer.raw_bytes,
         )  # fmt: skip
         accepted = self.runtime.intake.accept(arrival)
         self._taken.add(artifact.sha256)
-        self.outcome = self.outcome.plus(accepted, bytes_moved=fetched.bytes_moved, transport=self.transport.name)
+        self.outcome = self.outcome.plus(accepted, bytes_moved=fetched.bytes_moved, transport=fetched.transport)
         self._forget(artifact)
 
     def _forget(self, artifact: Artifact) -> None:

@@ -22,7 +22,8 @@ from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.transports.base import Transport
 
-PROBE_SECONDS: Final = 5.0
+PROBE_SECONDS: Final = 30.0
+"""For all rungs together; one that refuses or is left alone by its breaker costs nothing."""
 MANIFEST_SECONDS: Final = 120.0
 
 
@@ -62,7 +63,7 @@ def _update(runtime: Runtime, transport: Transport, node: Node) -> None:
     """Bring the state database's copy of the manifest up to date."""
     probe = transport.probe(clock.Deadline.after(PROBE_SECONDS))
     if not probe.reachable:  # said at once, where the manifest of a large node may take its time
-        raise RungUnusableError(node.name, transport.name, f"the node does not answer: {probe.detail}")
+        raise probe.cause or RungUnusableError(node.name, transport.name, f"the node does not answer: {probe.detail}")
     known = node_state.node_row(runtime.state, node.name)
     since = known.manifest_token if known else ""
     for token in (since, ""):

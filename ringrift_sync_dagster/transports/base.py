@@ -15,12 +15,14 @@ moves nothing. One ``dest`` is fetched by one process at a time. A push goes on 
 means: the bytes are verified and on the node's disk.
 
 **Time.** Every method takes a deadline and returns within it, plus at most one stall. No byte for the transport's stall
-time is a StallError. A transport tries twice at most, and only after a TransientError, a random moment later.
-Whoever holds a ``cancel`` event may set it from another thread; the transfer then ends with TransferCancelledError.
+time is a StallError. A transport tries once; who tries again, and over what, is decided in one place (``escalating``).
+A ``pacer`` is asked before bytes move, and waiting for it is no stall. Whoever holds a ``cancel`` event may set it from
+another thread; the transfer then ends with TransferCancelledError.
 
 **Errors** are the classes of ``errors.py`` by what to do next, translated once, inside the transport:
 
-    the node is not there this way   RungUnusableError      it took too long      DeadlineExceededError
+    the node is not served this way  RungUnusableError      it took too long      DeadlineExceededError
+    nothing answers at its address   UnreachableError       the host key is wrong HostKeyError
     the connection broke             TransientError         no byte came          StallError
     who are you                      AuthenticationError    other bytes came      ChecksumError
     the artifact is gone             ArtifactGoneError      its source changed    SourceChangedError
@@ -39,10 +41,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ringrift_sync_dagster.core.escalation import Attempt
 from ringrift_sync_dagster.core.model import Artifact
+from ringrift_sync_dagster.errors import TransferError
 from ringrift_sync_dagster.settings.clock import Deadline
 
 Progress = Callable[[int], None]
+
+
+class Pacer(Protocol):
+    """What keeps a transfer within its share of the bandwidth; safe in several threads."""
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second that the transfer may move now; it changes while the transfer runs."""
+
+    def take(self, count: int, *, deadline: Deadline, cancel: threading.Event | None = None) -> None:
+        """Return when ``count`` bytes may move, or when the deadline or the cancel event ends the waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +69,8 @@ class Probe:
         version: Version of what answered; empty when nothing did.
         rtt_seconds: Time of the round trip, connecting included; 0 when nothing answered.
         detail: For people: what answered, or why nothing did.
+        cause: The error that a call would have raised; None when it answered.
+        transport: The rung that answered.
 
     """
 
@@ -61,6 +78,8 @@ class Probe:
     version: str = ""
     rtt_seconds: float = 0.0
     detail: str = ""
+    cause: TransferError | None = None
+    transport: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +90,16 @@ class Fetched:
         bytes_moved: Bytes that came over the wire, those of dropped attempts included.
         resumed_from: Offset from which the last attempt went on; 0 when it started at the beginning.
         seconds: How long it took.
+        transport: The rung that brought the last byte, such as ``p2p_http``.
+        attempts: What was tried before and for it, where more than one rung may serve.
 
     """
 
     bytes_moved: int
     resumed_from: int
     seconds: float
+    transport: str = ""
+    attempts: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +129,8 @@ class Pushed:
         resumed_from: Offset from which the last attempt went on.
         seconds: How long it took.
         receipt: The node's receipt.
+        transport: The rung that brought the last byte.
+        attempts: As in ``Fetched``.
 
     """
 
@@ -113,6 +138,8 @@ class Pushed:
     resumed_from: int
     seconds: float
     receipt: RemoteReceipt
+    transport: str = ""
+    attempts: tuple[Attempt, ...] = ()
 
 
 class Transport(Protocol):
@@ -139,6 +166,7 @@ class Transport(Protocol):
         deadline: Deadline,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
+        pacer: Pacer | None = None,
     ) -> Fetched:
         """Bring an artifact to ``dest``, whose directory exists."""
 
@@ -151,6 +179,7 @@ class Transport(Protocol):
         deadline: Deadline,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
+        pacer: Pacer | None = None,
     ) -> Pushed:
         """Bring the file ``source`` to the node, as an artifact of ``origin_node``."""
 

@@ -1,5 +1,7 @@
 """Requests to one agent, and the one place where what goes wrong with HTTP becomes an error of ours.
 
+A request is made once. Only when nothing answers at one address the next way is tried (``http_routes``).
+
 Both limits of a body hold for any pattern of bytes: a silence ends at the socket's timeout, and a guard thread ends a
 trickle at the deadline, or at once when the transfer is cancelled, by shutting the socket.
 """
@@ -12,60 +14,40 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, Self
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from ringrift_sync_dagster.errors import (
-    AuthenticationError,
     DeadlineExceededError,
+    RungUnusableError,
     StallError,
     TransferCancelledError,
     TransferError,
     TransientError,
+    UnreachableError,
 )
 from ringrift_sync_dagster.settings.clock import Deadline, monotonic
 from ringrift_sync_dagster.settings.identity import RENEWAL_HEADER
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.transports.http_errors import from_library, from_status
+from ringrift_sync_dagster.transports.http_routes import Route, Routes
+from ringrift_sync_dagster.transports.http_session import new_session
 from ringrift_sync_dagster.transports.networks import TrustedNetworks
 from ringrift_sync_dagster.transports.sending import FileBody
+from ringrift_sync_dagster.transports.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 5.0
 _PIECE_BYTES: Final = 1 << 16
-_BATCH_BYTES: Final = 1 << 20  # given on together: under TLS a piece is 16 KiB, too little for a write of its own
+BATCH_BYTES: Final = 1 << 20  # given on together: under TLS a piece is 16 KiB, too little for a write of its own
 _BATCH_SECONDS: Final = 0.25  # but on a slow link nothing waits longer than this
 _JSON_MAX_BYTES: Final = 64 << 20
 _ERROR_MAX_BYTES: Final = 64 << 10
-_CONNECTIONS: Final = 8
 _LEAST_SECONDS: Final = 0.001  # the libraries refuse a timeout of 0
 _GUARD_LOOKS_SECONDS: Final = 0.1
-
-
-class _PinnedAdapter(HTTPAdapter):
-    """Accepts exactly one certificate, by its SHA-256; names and authorities do not matter then."""
-
-    def __init__(self, fingerprint: str) -> None:
-        self._fingerprint = fingerprint
-        super().__init__(pool_connections=1, pool_maxsize=_CONNECTIONS, max_retries=0)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - requests' own signature
-        if self._fingerprint:
-            kwargs["assert_fingerprint"] = self._fingerprint
-        super().init_poolmanager(*args, **kwargs)
-
-    def close(self) -> None:
-        """Close the connections now: urllib3 would leave that to the garbage collector."""
-        pools = self.poolmanager.pools
-        for key in pools.keys():  # noqa: SIM118 - urllib3's container cannot be iterated
-            if (pool := pools.get(key)) is not None:
-                pool.close()
-        super().close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +91,7 @@ class Channel:
         trusted: Where plain HTTP is allowed.
         stall_seconds: Longest silence.
         renewed: Gets a token that came with an answer.
+        tunnel: The way through SSH when no address answers; closed with the channel.
 
     """
 
@@ -120,27 +103,23 @@ class Channel:
         trusted: TrustedNetworks,
         stall_seconds: float,
         renewed: Callable[[str], None] | None = None,
+        tunnel: Tunnel | None = None,
     ) -> None:
         self.node = node.name
         self.transport = transport
         self.stall_seconds = stall_seconds
-        self._host = node.address
         self._token = token
         self._renewed = renewed
-        self._trusted = trusted
-        self._secure = bool(node.tls_fingerprint)
-        shown = f"[{node.address}]" if ":" in node.address else node.address
-        self.base = f"{'https' if self._secure else 'http'}://{shown}:{node.agent_port}"
-        self._may_send = self._secure
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.verify = False  # the pin below is stricter: this one certificate
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.mount(self.base, _PinnedAdapter(node.tls_fingerprint))
+        self._tunnel = tunnel
+        self._known_generation = 0
+        self._routes = Routes(node, transport, trusted, tunnel)
+        self._session = new_session(node.tls_fingerprint)
 
     def close(self) -> None:
-        """Close the connections. Idempotent."""
+        """Close the connections, and the tunnel. Idempotent."""
         self._session.close()
+        if self._tunnel is not None:
+            self._tunnel.close()
 
     def json(self, ask: Ask, deadline: Deadline) -> dict[str, Any]:
         """Ask and give the JSON object of the answer; an empty answer is an empty object.
@@ -164,34 +143,73 @@ class Channel:
         deadline.check(self.node, self.transport, ask.what)
         guard = _Guard(deadline, cancel)
         try:
-            with self.errors(guard, deadline, ask.what):
-                response = self._send(ask, deadline)
+            response, route = self._answered(ask, deadline, guard, cancel)
             with response, guard.watching(response.raw):
                 self._hand_on_token(ask, response)
-                yield Reply(self, response, guard, deadline, ask.what)
+                yield Reply(self, response, guard, deadline, f"{ask.what} at {route.words}", route.words)
         finally:
             guard.end()
 
-    def _send(self, ask: Ask, deadline: Deadline) -> requests.Response:
+    def _answered(
+        self, ask: Ask, deadline: Deadline, guard: _Guard, cancel: threading.Event | None
+    ) -> tuple[requests.Response, Route]:
+        """Ask over the first way that connects; only when nothing answers there, over the next."""
+        failures: list[TransferError] = []
+        for route in self._routes.candidates(deadline, failures, authorized=ask.authorized):
+            try:
+                self._check_far_end(route, deadline, cancel)
+                response = self._send(ask, route, deadline, guard)
+            except UnreachableError as error:
+                self._routes.drop(route)
+                failures.append(error)
+                continue
+            self._routes.keep(route)
+            return response, route
+        raise self._routes.error(failures)
+
+    def _check_far_end(self, route: Route, deadline: Deadline, cancel: threading.Event | None) -> None:
+        """See once that a tunnel leads to the agent of this node: containers may share the loopback of their host."""
+        if route.tunnel is None or route.generation == self._known_generation:
+            return
+        ask, guard = Ask("GET", "/health", authorized=False), _Guard(deadline, cancel)
+        with self._send(ask, route, deadline, guard) as response, guard.watching(response.raw):
+            reply = Reply(self, response, guard, deadline, f"{ask.what} at {route.words}", route.words)
+            reply.raise_for_status()
+            found = reply.json().get("node_id")
+        if found != self.node:
+            message = f"{route.words} answers as {str(found)[:100]!r}: check the inventory"
+            raise RungUnusableError(self.node, self.transport, message)
+        self._known_generation = route.generation
+
+    def _send(self, ask: Ask, route: Route, deadline: Deadline, guard: _Guard) -> requests.Response:
+        refusals = 0 if route.tunnel is None else route.tunnel.refusals()
+        try:
+            with self.errors(guard, deadline, f"{ask.what} at {route.words}"):
+                return self._request(ask, route, deadline)
+        except TransientError as error:
+            refused = None if route.tunnel is None else route.tunnel.refusal(refusals)
+            if refused is None:
+                raise
+            raise refused from error
+
+    def _request(self, ask: Ask, route: Route, deadline: Deadline) -> requests.Response:
         silence = deadline.remaining() if ask.patient else self.stall_seconds + ask.more_seconds
         # While a body is sent the first number is the socket's timeout, so it must allow for a slow disk over there.
         connect = self.stall_seconds if isinstance(ask.body, FileBody) else CONNECT_SECONDS
         return self._session.request(
             ask.method,
-            self.base + ask.path,
+            route.base + ask.path,
             params=ask.query,
             headers={**ask.headers, **self._authorization(ask)},
             data=ask.body,
             stream=True,
             timeout=(max(deadline.at_most(connect), _LEAST_SECONDS), max(deadline.at_most(silence), _LEAST_SECONDS)),
             allow_redirects=False,
+            proxies=dict(route.proxies),
         )
 
     def _authorization(self, ask: Ask) -> dict[str, str]:
-        if not ask.authorized:
-            return {}
-        self._check_secrecy()
-        return {"Authorization": f"Bearer {self._token()}"}
+        return {"Authorization": f"Bearer {self._token()}"} if ask.authorized else {}
 
     def _hand_on_token(self, ask: Ask, response: requests.Response) -> None:
         token = response.headers.get(RENEWAL_HEADER, "")
@@ -209,33 +227,25 @@ class Channel:
             yield
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             guard.check(self.node, self.transport, what)
-            translated = from_library(error, self.node, self.transport, f"{what} at {self.base}", self.stall_seconds)
+            translated = from_library(error, self.node, self.transport, what, self.stall_seconds)
             if isinstance(translated, StallError) and deadline.expired:
                 message = f"{what} was not done within {deadline.seconds:.1f} s; what has arrived is kept"
                 raise DeadlineExceededError(self.node, self.transport, message) from error
             raise translated from error
 
-    def _check_secrecy(self) -> None:
-        if not self._may_send and not self._trusted.holds_host(self._host):
-            message = (
-                f"{self._host} is outside the trusted networks and the inventory pins no certificate for it: "
-                "the token is not sent in the clear; set agent_tls_fingerprint"
-            )
-            raise AuthenticationError(self.node, self.transport, message)
-        self._may_send = True
-
 
 class Reply:
-    """The answer to one request; used inside the ``with`` that gave it."""
+    """The answer to one request, and the ``way`` that it came; used inside the ``with`` that gave it."""
 
     def __init__(
-        self, channel: Channel, response: requests.Response, guard: _Guard, deadline: Deadline, what: str
+        self, channel: Channel, response: requests.Response, guard: _Guard, deadline: Deadline, what: str, way: str
     ) -> None:
         self._channel = channel
         self._response = response
         self._guard = guard
         self._deadline = deadline
         self._what = what
+        self.way = way
         self._failure: TransferError | None = None
 
     @property
@@ -256,7 +266,7 @@ class Reply:
         """
         if self._failure is not None:
             raise self._failure
-        limit, since = min(at_most, _BATCH_BYTES), monotonic()
+        limit, since = min(at_most, BATCH_BYTES), monotonic()
         chunks, size = list[bytes](), 0
         while size < limit and monotonic() - since < _BATCH_SECONDS:
             try:
@@ -307,7 +317,7 @@ class Reply:
     def _body(self, limit: int) -> bytes:
         chunks, size = list[bytes](), 0
         while size <= limit:
-            chunk = self._piece(_BATCH_BYTES, decode=True)
+            chunk = self._piece(BATCH_BYTES, decode=True)
             if not chunk:
                 return b"".join(chunks)
             chunks.append(chunk)

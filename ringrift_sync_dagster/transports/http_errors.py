@@ -21,6 +21,7 @@ from ringrift_sync_dagster.errors import (
     StallError,
     TransferError,
     TransientError,
+    UnreachableError,
 )
 
 # The node is well, and so is the way to it: this one item is refused. With the code to use when the answer has none.
@@ -96,7 +97,7 @@ def from_library(error: Exception, node: str, transport: str, what: str, stall_s
     if any(isinstance(cause, ssl.SSLError) and not isinstance(cause, _TLS_BROKE) for cause in causes):
         return RungUnusableError(node, transport, f"{what}: TLS failed: {causes[-1]}; does the agent speak TLS there?")
     if any(isinstance(cause, NewConnectionError | ConnectTimeoutError | NameResolutionError) for cause in causes):
-        return RungUnusableError(node, transport, f"{what}: no connection: {causes[-1]}; is the agent running there?")
+        return UnreachableError(node, transport, f"{what}: no connection: {causes[-1]}; is the agent running there?")
     if any(isinstance(cause, TimeoutError | urllib3.exceptions.ReadTimeoutError) for cause in causes):
         return StallError(node, transport, f"{what}: no byte came for {stall_seconds:.0f} s; what has arrived is kept")
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):

@@ -1,58 +1,53 @@
 """Transport over a node's agent: HTTP with ranges, resumable both ways; the first rung of the ladder.
 
-Connecting takes 5 s at most, a silence 15 s (architecture.md, 7 "Deadlines"; the guide's P2P row has 2 tries). A closed
-port says nothing about the machine, so it is RungUnusableError and the next transport is tried. The environment's
-proxies and ``.netrc`` are ignored, redirects are not followed: a token goes to the node of the inventory and nowhere
-else, and in the clear only inside trusted networks.
+Connecting takes 5 s at most, a silence 15 s (architecture.md, 7 "Deadlines"). Every request is made once: who tries
+again is decided by the ladder. A closed port says nothing about the machine, so it is UnreachableError and the next
+address, or the next transport, is tried. The environment's proxies and ``.netrc`` are ignored, redirects are not
+followed: a token goes to the node of the inventory and nowhere else, and in the clear only inside trusted networks or
+inside the tunnel.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import requests
 
 from ringrift_sync_dagster.core.model import Artifact
-from ringrift_sync_dagster.errors import (
-    ChecksumError,
-    SyncError,
-    TransferError,
-    TransientError,
-)
+from ringrift_sync_dagster.errors import ChecksumError, RungUnusableError, TransferError, TransientError
 from ringrift_sync_dagster.settings.clock import Deadline, monotonic
 from ringrift_sync_dagster.settings.nodes import Node
-from ringrift_sync_dagster.transports.base import Fetched, Probe, Progress, Pushed, RemoteReceipt
-from ringrift_sync_dagster.transports.channel import Ask, Channel, Reply
+from ringrift_sync_dagster.transports.base import Fetched, Pacer, Probe, Progress, Pushed, RemoteReceipt
+from ringrift_sync_dagster.transports.channel import BATCH_BYTES, Ask, Channel, Reply
 from ringrift_sync_dagster.transports.networks import DEFAULT_TRUSTED, IPNetwork, TrustedNetworks
+from ringrift_sync_dagster.transports.pacing import piece_bytes
 from ringrift_sync_dagster.transports.partial import PartFile, already_there, open_part
 from ringrift_sync_dagster.transports.sending import FileBody
+from ringrift_sync_dagster.transports.tunnel import Tunnel
 
 NAME: Final = "p2p_http"
-TRIES: Final = 2
-_PAUSE_SECONDS: Final = (0.1, 0.5)
 _SLOWEST_VERIFY: Final = 50_000_000  # bytes per second that a node's disk reads at least, while it verifies a push
 
 _JSON: Final = {"Content-Type": "application/json"}
-
-T = TypeVar("T")
 
 
 class P2PHttpTransport:
     """The way to one node through its agent. Close it, or use it as a context manager; safe in several threads.
 
     Args:
-        node: The node; its address, ``agent_port`` and ``tls_fingerprint`` are used.
+        node: The node; its own addresses, ``agent_port``, ``tls_fingerprint`` and ``socks5_port`` are used.
         token: Gives our token; asked for each request, because tokens are renewed.
         trusted_networks: Where plain HTTP is allowed; elsewhere the node needs a ``tls_fingerprint``.
         stall_seconds: A silence of this length is a StallError.
         renewed: Gets each token that a reply brings (``X-RingRift-Token``), maybe in several threads. Whoever answers
             can send one, so it must check before it keeps: ``settings.identity.store_renewed_token`` does. When it
             raises, that is logged and the transfer goes on. Without it renewals are ignored.
+        tunnel: The way through SSH for a node at whose own addresses nothing answers, or that has none; closed with
+            the transport.
 
     """
 
@@ -66,9 +61,10 @@ class P2PHttpTransport:
         trusted_networks: Iterable[str | IPNetwork] = DEFAULT_TRUSTED,
         stall_seconds: float = 15.0,
         renewed: Callable[[str], None] | None = None,
+        tunnel: Tunnel | None = None,
     ) -> None:
         self._node = node.name
-        self._channel = Channel(node, NAME, token, TrustedNetworks(trusted_networks), stall_seconds, renewed)
+        self._channel = Channel(node, NAME, token, TrustedNetworks(trusted_networks), stall_seconds, renewed, tunnel)
 
     def __enter__(self) -> Self:
         return self
@@ -77,23 +73,24 @@ class P2PHttpTransport:
         self.close()
 
     def close(self) -> None:
-        """Close the connections. Idempotent."""
+        """Close the connections and the tunnel. Idempotent."""
         self._channel.close()
 
     def probe(self, deadline: Deadline) -> Probe:
-        """Ask ``/health`` once."""
+        """Ask ``/health`` once; ``detail`` says which way that went."""
         started = monotonic()
         try:
-            answer = self._channel.json(Ask("GET", "/health", authorized=False), deadline)
-        except SyncError as error:
-            return Probe(reachable=False, detail=str(error))
+            with self._channel.open(Ask("GET", "/health", authorized=False), deadline) as reply:
+                reply.raise_for_status()
+                answer, way = reply.json(), reply.way
+        except TransferError as error:
+            return Probe(reachable=False, detail=str(error), cause=error)
         if answer.get("node_id") != self._node:
             other = str(answer.get("node_id"))[:100]
-            detail = f"{self._channel.base} answers as {other!r}, not as {self._node}: check the inventory"
-            return Probe(reachable=False, detail=detail)
-        seconds = monotonic() - started
-        version, detail = str(answer.get("version", "")), f"agent at {self._channel.base}"
-        return Probe(reachable=True, version=version, rtt_seconds=seconds, detail=detail)
+            message = f"{way} answers as {other!r}, not as {self._node}: check the inventory"
+            return Probe(reachable=False, detail=message, cause=RungUnusableError(self._node, NAME, message))
+        seconds, version = monotonic() - started, str(answer.get("version", ""))
+        return Probe(reachable=True, version=version, rtt_seconds=seconds, detail=f"agent at {way}", transport=NAME)
 
     def call(self, op: str, args: dict[str, Any], *, deadline: Deadline) -> dict[str, Any]:
         """Run a kit operation; give its result.
@@ -104,7 +101,7 @@ class P2PHttpTransport:
 
         """
         ask = Ask("POST", f"/v1/call/{op}", headers=_JSON, body=json.dumps(args).encode(), patient=True)
-        answer = self._retried(deadline, lambda: self._channel.json(ask, deadline))
+        answer = self._channel.json(ask, deadline)
         result = answer.get("result")
         if not isinstance(result, dict):
             raise TransientError(self._node, NAME, f"{op}: the answer has no result")
@@ -113,7 +110,7 @@ class P2PHttpTransport:
     def manifest(self, since: str | None, *, deadline: Deadline) -> dict[str, Any]:
         """Give what changed on the node since a token."""
         ask = Ask("GET", "/v1/manifest", query={} if since is None else {"since": since}, patient=True)
-        answer = self._retried(deadline, lambda: self._channel.json(ask, deadline))
+        answer = self._channel.json(ask, deadline)
         shape = (("token", str), ("full", bool), ("entries", list), ("removed", list))
         if not all(isinstance(answer.get(key), kind) for key, kind in shape):
             raise TransientError(self._node, NAME, "the manifest has not the shape that this version knows")
@@ -127,15 +124,16 @@ class P2PHttpTransport:
         deadline: Deadline,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
+        pacer: Pacer | None = None,
     ) -> Fetched:
         """Bring an artifact to ``dest``; see ``base``."""
         started = monotonic()
         if already_there(dest, artifact):
-            return Fetched(0, artifact.size_bytes, monotonic() - started)
-        fetching = _Fetch(self._channel, artifact, deadline, progress, cancel)
+            return Fetched(0, artifact.size_bytes, monotonic() - started, NAME)
+        fetching = _Fetch(self._channel, artifact, deadline, progress, cancel, pacer)
         with open_part(dest, artifact, self._node, NAME) as part:
-            resumed_from = self._retried(deadline, lambda: fetching.run(part), cancel)
-        return Fetched(fetching.moved, resumed_from, monotonic() - started)
+            resumed_from = fetching.run(part)
+        return Fetched(fetching.moved, resumed_from, monotonic() - started, NAME)
 
     def push(
         self,
@@ -146,23 +144,21 @@ class P2PHttpTransport:
         deadline: Deadline,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
+        pacer: Pacer | None = None,
     ) -> Pushed:
         """Bring the file ``source`` to the node; see ``base``."""
         started = monotonic()
-        with FileBody(source, artifact, self._node, NAME, deadline, progress, cancel) as body:
+        with FileBody(source, artifact, self._node, NAME, deadline, progress, cancel, pacer) as body:
             path = f"/v1/incoming/{origin_node}/{artifact.sha256}"
-            pushing = lambda: self._push_once(path, artifact, body, deadline)  # noqa: E731
-            resumed_from, receipt = self._retried(deadline, pushing, cancel)
-            return Pushed(body.moved, resumed_from, monotonic() - started, receipt)
+            resumed_from, receipt = self._send(path, artifact, body, deadline)
+            return Pushed(body.moved, resumed_from, monotonic() - started, receipt, NAME)
 
     def forget(self, artifact: Artifact, *, deadline: Deadline) -> None:
         """Let the node delete its copy. Idempotent."""
-        ask = Ask("DELETE", f"/v1/artifacts/{artifact.sha256}")
-        self._retried(deadline, lambda: self._channel.json(ask, deadline))
+        self._channel.json(Ask("DELETE", f"/v1/artifacts/{artifact.sha256}"), deadline)
 
-    def _push_once(
-        self, path: str, artifact: Artifact, body: FileBody, deadline: Deadline
-    ) -> tuple[int, RemoteReceipt]:
+    def _send(self, path: str, artifact: Artifact, body: FileBody, deadline: Deadline) -> tuple[int, RemoteReceipt]:
+        """Ask how much is there, send the rest; give the offset and the receipt."""
         found = self._channel.json(Ask("GET", path, query={"size": str(artifact.size_bytes)}), deadline)
         if found.get("complete") is True:
             return artifact.size_bytes, self._receipt(found, artifact)
@@ -187,21 +183,9 @@ class P2PHttpTransport:
             raise TransientError(self._node, NAME, message)
         return found
 
-    def _retried(self, deadline: Deadline, attempt: Callable[[], T], cancel: threading.Event | None = None) -> T:
-        """Try, and try once more after a TransientError."""
-        for left in range(TRIES - 1, -1, -1):
-            try:
-                return attempt()
-            except TransientError:
-                if left == 0 or deadline.expired:
-                    raise
-            pause = deadline.at_most(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - spreads retries, guards nothing
-            (cancel or threading.Event()).wait(pause)
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
 
 class _Fetch:
-    """One fetch: its attempts share what was counted, and the one restart that a stale part is worth."""
+    """One fetch: what was counted, and the one restart that a stale part is worth."""
 
     def __init__(
         self,
@@ -210,12 +194,15 @@ class _Fetch:
         deadline: Deadline,
         progress: Progress | None,
         cancel: threading.Event | None,
+        pacer: Pacer | None,
     ) -> None:
         self._channel = channel
         self._artifact = artifact
         self._deadline = deadline
         self._progress = progress
         self._cancel = cancel
+        self._pacer = pacer
+        self._allowed = 0
         self.moved = 0
 
     def run(self, part: PartFile) -> int:
@@ -272,9 +259,10 @@ class _Fetch:
 
     def _copy(self, reply: Reply, part: PartFile) -> None:
         size = self._artifact.size_bytes
-        while part.received < size and (chunk := reply.read(size - part.received)):
+        while part.received < size and (chunk := reply.read(self._paced(size - part.received))):
             part.write(chunk)
             self.moved += len(chunk)
+            self._allowed -= len(chunk)
             if self._progress is not None:
                 self._progress(part.received)
         if part.received == size:
@@ -282,6 +270,15 @@ class _Fetch:
         if part.received < size:
             message = f"artifact {self._artifact.sha256[:12]}: the connection ended at {part.received} of {size} bytes"
             raise TransientError(self._channel.node, NAME, message)
+
+    def _paced(self, left: int) -> int:
+        """Wait until more bytes may come; give how many. What a read did not use is left for the next one."""
+        if self._pacer is None:
+            return left
+        if self._allowed <= 0:
+            self._allowed = min(left, piece_bytes(self._pacer.rate, BATCH_BYTES))
+            self._pacer.take(self._allowed, deadline=self._deadline, cancel=self._cancel)
+        return min(left, self._allowed)
 
     def _check_end(self, reply: Reply) -> None:
         """Read the end of the body: only then can the connection be used again."""

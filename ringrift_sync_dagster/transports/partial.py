@@ -7,6 +7,7 @@ receiving in one thread halved the speed (field_notes.md, 2c). ``.part`` is open
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -59,7 +60,7 @@ def already_there(dest: Path, artifact: Artifact) -> bool:
 
 
 class Hasher:
-    """SHA-256 of a file that grows: first what is there already, then what is handed over, in a thread of its own.
+    """SHA-256 of a file that grows, in a thread of its own: of chunks that are handed over, or of the file's new end.
 
     Args:
         descriptor: The file.
@@ -69,7 +70,9 @@ class Hasher:
 
     def __init__(self, descriptor: int, prefix_bytes: int) -> None:
         self._descriptor = descriptor
-        self._prefix_bytes = prefix_bytes
+        self._length = prefix_bytes
+        self._position = 0
+        self._buffer = memoryview(b"")
         self._digest = hashlib.sha256()
         self._chunks: queue.Queue[bytes | None] = queue.Queue(_QUEUED_CHUNKS)
         self._error: OSError | None = None
@@ -80,11 +83,17 @@ class Hasher:
         """Hand over the next bytes; waits while the hashing is behind."""
         self._chunks.put(chunk)
 
+    def reach(self, length: int) -> None:
+        """Read on from the file up to this length. Returns at once, however far the hashing is behind."""
+        self._length = length
+        with contextlib.suppress(queue.Full):
+            self._chunks.put_nowait(b"")
+
     def finish(self) -> str:
         """Wait for the rest; give the digest.
 
         Raises:
-            OSError: What was there already could not be read.
+            OSError: What is in the file could not be read.
 
         """
         self._chunks.put(None)
@@ -94,14 +103,28 @@ class Hasher:
         return self._digest.hexdigest()
 
     def _run(self) -> None:
+        handed: bytes | None = b""
+        while handed is not None:
+            self._digest.update(handed)
+            self._position += len(handed)
+            self._read_on()
+            handed = self._chunks.get()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Hash what lies in the file behind the last byte that was hashed."""
+        if self._position >= self._length or self._error is not None:
+            return
+        self._buffer = self._buffer or memoryview(bytearray(CHUNK_BYTES))
         try:
-            for offset in range(0, self._prefix_bytes, CHUNK_BYTES):
-                count = min(CHUNK_BYTES, self._prefix_bytes - offset)
-                self._digest.update(os.pread(self._descriptor, count, offset))
+            while wanted := min(CHUNK_BYTES, self._length - self._position):
+                count = os.preadv(self._descriptor, [self._buffer[:wanted]], self._position)
+                if not count:
+                    return  # it was cut: its digest will tell
+                self._digest.update(self._buffer[:count])
+                self._position += count
         except OSError as error:
             self._error = error
-        while (handed := self._chunks.get()) is not None:
-            self._digest.update(handed)
 
 
 class PartFile:
@@ -121,6 +144,11 @@ class PartFile:
         self._artifact = artifact
         self._received = 0
         self._hasher: Hasher | None = None
+
+    @property
+    def path(self) -> Path:
+        """Its name until it is installed."""
+        return self._part
 
     @property
     def received(self) -> int:
@@ -151,16 +179,32 @@ class PartFile:
             LocalDiskError: The disk is full or refuses.
 
         """
-        view, begun = memoryview(chunk), self._received // WRITEBACK_BYTES
+        view, before = memoryview(chunk), self._received
         while view:
             with disk_errors(self._part, "write"):
                 written = os.pwrite(self._descriptor, view[:WRITE_BYTES], self._received)
             self._received += written
             view = view[written:]
-        if (full := self._received // WRITEBACK_BYTES) > begun:
-            begin_writeback(self._descriptor, begun * WRITEBACK_BYTES, (full - begun) * WRITEBACK_BYTES)
+        self._write_back(before, self._received)
         if self._hasher is not None:
             self._hasher.update(chunk)
+
+    def grown(self) -> int:
+        """Take in what another program has appended since the last call; give how many bytes are there now.
+
+        That program must only append; ``resume`` begins anew where it may have done more.
+
+        Raises:
+            LocalDiskError: The disk refuses.
+
+        """
+        with disk_errors(self._part, "look at"):
+            size = os.fstat(self._descriptor).st_size
+        if size > self._received and self._hasher is not None:
+            self._write_back(self._received, size)
+            self._hasher.reach(size)
+        self._received = max(self._received, size)
+        return self._received
 
     def install(self) -> bool:
         """Compare the SHA-256 and give the file its final name, durably; False, and an empty part, if it is another.
@@ -190,6 +234,11 @@ class PartFile:
             hasher, self._hasher = self._hasher, None
             with disk_errors(self._part, "read"):
                 hasher.finish()
+
+    def _write_back(self, before: int, now: int) -> None:
+        begun, full = before // WRITEBACK_BYTES, now // WRITEBACK_BYTES
+        if full > begun:
+            begin_writeback(self._descriptor, begun * WRITEBACK_BYTES, (full - begun) * WRITEBACK_BYTES)
 
     def _begin(self, size: int) -> None:
         self._received = size

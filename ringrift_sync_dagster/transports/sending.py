@@ -13,7 +13,8 @@ from ringrift_sync_dagster.core.model import Artifact
 from ringrift_sync_dagster.errors import SourceChangedError, TransferCancelledError
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.storage.files import disk_errors
-from ringrift_sync_dagster.transports.base import Progress
+from ringrift_sync_dagster.transports.base import Pacer, Progress
+from ringrift_sync_dagster.transports.pacing import piece_bytes
 
 # The socket's timeout covers the sending of one piece: small pieces keep a slow link apart from a dead one.
 _PIECE_BYTES: Final = 256 * 1024
@@ -31,6 +32,7 @@ class FileBody:
         deadline: No piece is given out after it.
         progress: Told how many bytes have been handed over, the resumed ones included.
         cancel: Looked at before every piece.
+        pacer: Asked before every piece, which is smaller then.
 
     Raises:
         LocalDiskError: The file cannot be opened.
@@ -47,6 +49,7 @@ class FileBody:
         deadline: Deadline,
         progress: Progress | None,
         cancel: threading.Event | None,
+        pacer: Pacer | None = None,
     ) -> None:
         self._source = source
         self._artifact = artifact
@@ -54,6 +57,7 @@ class FileBody:
         self._deadline = deadline
         self._progress = progress
         self._cancel = cancel
+        self._pacer = pacer
         self._start = 0
         self.moved = 0
         with disk_errors(source, "open"):
@@ -83,9 +87,10 @@ class FileBody:
     def __iter__(self) -> Iterator[bytes]:
         offset = self._start
         while offset < self._artifact.size_bytes:
+            size = self._paced(self._artifact.size_bytes - offset)
             self._check()
             with disk_errors(self._source, "read"):
-                piece = os.pread(self._descriptor, _PIECE_BYTES, offset)
+                piece = os.pread(self._descriptor, size, offset)
             if not piece or self._status() != (self._opened.st_size, self._opened.st_mtime_ns):
                 raise self._changed("it changed while it was sent")
             yield piece
@@ -93,6 +98,14 @@ class FileBody:
             self.moved += len(piece)
             if self._progress is not None:
                 self._progress(offset)
+
+    def _paced(self, left: int) -> int:
+        """Wait until the next piece may go; give its length."""
+        if self._pacer is None:
+            return min(left, _PIECE_BYTES)
+        size = min(left, piece_bytes(self._pacer.rate, _PIECE_BYTES))
+        self._pacer.take(size, deadline=self._deadline, cancel=self._cancel)
+        return size
 
     def _status(self) -> tuple[int, int]:
         found = os.fstat(self._descriptor)

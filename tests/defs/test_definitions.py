@@ -15,7 +15,7 @@ NAMES = {
     "assets": ["games"],
     "checks": ["games:counts_reconcile", "games:no_moveless_games", "games:written_games_are_sound"],
     "jobs": ["collect_games_job", "games_job"],
-    "resources": ["sync"],
+    "resources": ["bandwidth", "breakers", "sync", "transports"],
     "schedules": [],
     "sensors": ["inventory_sensor"],
 }
@@ -65,5 +65,5 @@ def test_loading_reads_no_inventory_and_writes_nothing(tmp_path: Path) -> None:
         env=environment | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
     )  # fmt: skip
 
-    assert json.loads(done.stdout) == ["sync"]
+    assert json.loads(done.stdout) == NAMES["resources"]
     assert not list(tmp_path.iterdir())

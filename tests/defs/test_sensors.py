@@ -4,7 +4,6 @@ import dagster as dg
 import pytest
 
 from ringrift_sync_dagster.definitions import defs
-from ringrift_sync_dagster.defs.resources import SyncResource
 from ringrift_sync_dagster.defs.sensors import inventory_sensor
 
 HOST = "  {name}: {{ssh_host: 127.0.0.1, ringrift_path: /srv/{name}, role: {role}, status: {status}}}\n"
@@ -25,7 +24,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def tick(instance: dg.DagsterInstance) -> str:
     """Evaluate once, do what the daemon does with the requests, and give the reason."""
-    context = dg.build_sensor_context(instance=instance, definitions=defs, resources={"sync": SyncResource()})
+    context = dg.build_sensor_context(instance=instance, definitions=defs, resources=defs.resources)
     with context:
         data = inventory_sensor.evaluate_tick(context)
     for request in data.dynamic_partitions_requests or ():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ringrift_sync_dagster.demo.processes import CHECKOUT
+from ringrift_sync_dagster.demo.story import RUNGS
 
 
 @pytest.mark.cluster
@@ -19,3 +20,5 @@ def test_the_demo_ends_well_and_tells_how_to_look_at_its_data(tmp_path: Path) ->
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Verdict: the ledgers and the canonical store agree" in ended.stdout
     assert "make dev" in ended.stdout
+    for node, rung in RUNGS.items():
+        assert f"{node} was served by {rung.value}: yes" in ended.stdout

@@ -57,6 +57,9 @@ def test_a_host_is_read_with_all_that_it_says(directory: Path) -> None:
     storage_paths: [/mnt/a, ~/b]
     gpu: H100
     bandwidth_mbps: 100
+    hard_limit: true
+    socks5_port: 1055
+    ssh_host_key_checking: accept-new
     nebius_id: computeinstance-x
 """.replace("{rest}", "cd" * 29)
     inventory = load(directory, hosts(text))
@@ -74,7 +77,9 @@ def test_a_host_is_read_with_all_that_it_says(directory: Path) -> None:
     assert (node.nat_blocked, node.skip_sync_receive, node.is_ephemeral) == (True, True, False)
     assert (node.training_enabled, node.selfplay_enabled) == (True, True)
     assert node.tls_fingerprint == "ab" + "cd" * 31
-    assert node.extra == {"gpu": "H100", "bandwidth_mbps": 100, "nebius_id": "computeinstance-x"}
+    assert (node.bandwidth_mbps, node.hard_limit) == (100.0, True)
+    assert (node.socks5_port, node.host_key_checking) == (1055, "accept-new")
+    assert node.extra == {"gpu": "H100", "nebius_id": "computeinstance-x"}
 
 
 def test_a_user_in_ssh_host_is_taken_off_and_used(directory: Path) -> None:
@@ -205,6 +210,11 @@ hosts:
         ("storage_paths: /mnt/a", "storage_paths", "write it as [/mnt/a]"),
         ("bandwidth_mbps: 0", "bandwidth_mbps", "0 is not a number above 0, in MB/s"),
         ("bandwidth_mbps: .nan", "bandwidth_mbps", "is not a number above 0"),
+        ("socks5_port: 0", "socks5_port", "0 is not a whole number from 1 to 65535"),
+        ("force_relay_mode: 1", "force_relay_mode", "1 is not true or false"),
+        ("hard_limit: 'no'", "hard_limit", "'no' is not true or false"),
+        ("ssh_host_key_checking: no", "ssh_host_key_checking", "false is not strict or accept-new"),
+        ("ssh_host_key_checking: [strict]", "ssh_host_key_checking", "is not strict or accept-new"),
         ("agent_tls_fingerprint: abc", "agent_tls_fingerprint", "64 hexadecimal digits"),
     ],
 )

@@ -55,6 +55,15 @@ def test_the_example_of_a_large_cluster_loads_without_a_warning() -> None:
     assert inventory.coordinator is inventory.get("local-mac-studio")
 
 
+def test_behind_the_providers_proxies_of_the_example_nothing_but_ssh_is_asked() -> None:
+    inventory = load_inventory(HOSTS / "examples" / "fleet.yaml")
+    proxied = {node.name for node in inventory.nodes.values() if node.proxied_ssh}
+    assert proxied == {name for name, node in inventory.nodes.items() if node.provider == "vast"}
+    assert all(inventory.get(name).own_addresses == () for name in proxied)
+    assert inventory.get("nebius-h100-1").own_addresses == ("100.64.2.1", "203.0.113.21")
+    assert inventory.get("runpod-h100").socks5_port == 1055
+
+
 def test_the_readme_names_every_key_section_role_status_and_provider() -> None:
     text = (HOSTS / "README.md").read_text()
     for word in (*HOST_KEYS, *SECTION_KEYS, *OTHER_SECTIONS, *ROLES, *PROVIDERS, *ACTIVE_STATUSES, *INACTIVE_STATUSES):

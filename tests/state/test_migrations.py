@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -17,14 +18,16 @@ from ringrift_sync_dagster.errors import StateError
 from ringrift_sync_dagster.state import migrations, schema
 from ringrift_sync_dagster.state.nodes import node_rows, seen
 from ringrift_sync_dagster.state.store import StateStore
+from ringrift_sync_dagster.state.transfers import TransferState, mark_abandoned, start_transfer, transfer_rows
 
 AddRevision = Callable[[str], None]
 
-SECOND = """
+NEXT = f"{int(schema.REVISION) + 1:04}"
+NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "{revision}"
+down_revision = "{down_revision}"
 def upgrade():
     op.add_column("nodes", sa.Column("mood", sa.Text))
     {then}
@@ -35,14 +38,15 @@ def downgrade():
 
 @pytest.fixture
 def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AddRevision:
-    """A copy of the revisions with a second one: the next version of the program."""
+    """A copy of the revisions with one more: the next version of the program."""
     copy = tmp_path / "migrations"
     shutil.copytree(migrations._HERE, copy, ignore=shutil.ignore_patterns("__pycache__"))
 
     def add(then: str) -> None:
-        (copy / "versions" / "r0002_mood.py").write_text(SECOND.format(then=then))
+        text = NEXT_REVISION.format(revision=NEXT, down_revision=schema.REVISION, then=then)
+        (copy / "versions" / f"r{NEXT}_mood.py").write_text(text)
         monkeypatch.setattr(migrations, "_HERE", copy)
-        monkeypatch.setattr(schema, "REVISION", "0002")
+        monkeypatch.setattr(schema, "REVISION", NEXT)
 
     return add
 
@@ -90,7 +94,32 @@ def test_ids_are_never_used_again_in_a_migrated_sqlite_database(sqlite_store: St
         schema.metadata.drop_all(connection)
         migrations.upgrade(connection)
         ddl = connection.exec_driver_sql("SELECT group_concat(sql) FROM sqlite_master").scalar_one()
-    assert ddl.count("AUTOINCREMENT") == 3
+    assert ddl.count("AUTOINCREMENT") == 4
+
+
+def test_the_newest_revision_can_be_taken_back_and_applied_again(store: StateStore) -> None:
+    with store.begin() as connection:
+        created = _shape(connection)
+    transfer = start_transfer(store, artifact="a" * 64, node="n", direction="push", transport="t", size_bytes=1)
+    with store.begin() as connection:
+        command.downgrade(migrations._config(connection), "0001")
+        assert "breakers" not in sa.inspect(connection).get_table_names()
+        migrations.upgrade(connection)
+        assert _shape(connection) == created
+    assert [row.id for row in transfer_rows(store)] == [transfer]
+
+
+def test_transfers_of_the_first_revision_stay_and_take_no_part_in_the_limits(url: str) -> None:
+    with StateStore.open(url) as store:
+        transfer = start_transfer(store, artifact="a" * 64, node="n", direction="push", transport="t", size_bytes=1)
+        with store.begin() as connection:
+            command.downgrade(migrations._config(connection), "0001")
+    with StateStore.open(url) as migrated:
+        [row] = transfer_rows(migrated, running=True)
+        assert (row.id, row.state, row.priority, row.multiplier, row.rungs) == (
+            transfer, TransferState.RUNNING, "", 1.0, [],
+        )  # fmt: skip
+        assert mark_abandoned(migrated) == 0
 
 
 def test_a_database_of_an_older_revision_is_migrated_when_it_is_opened(url: str, add_revision: AddRevision) -> None:
@@ -100,7 +129,7 @@ def test_a_database_of_an_older_revision_is_migrated_when_it_is_opened(url: str,
     with StateStore.open(url) as migrated:
         assert "mood" in _columns(migrated, "nodes")
         with migrated.read() as connection:
-            assert connection.execute(sa.select(schema.version.c.version_num)).scalar_one() == "0002"
+            assert connection.execute(sa.select(schema.version.c.version_num)).scalar_one() == NEXT
             assert connection.execute(sa.select(schema.nodes.c.name)).scalar_one() == "vast-1"
 
 

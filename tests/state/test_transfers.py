@@ -99,6 +99,21 @@ def test_a_resumed_transfer_says_from_where(store: StateStore, transfer: int) ->
     assert (newest.id, newest.received_bytes, newest.resumed_from) == (again, 4, 4)
 
 
+def test_what_was_tried_and_how_long_it_took_is_written_with_the_end(store: StateStore, transfer: int) -> None:
+    rungs = [
+        {"rung": "p2p_http", "error": "UnreachableError", "message": "refused", "seconds": 0.1, "bytes_moved": 0},
+        {"rung": "rsync", "error": "", "message": "", "seconds": 2.5, "bytes_moved": 700},
+    ]
+    finish(store, transfer, seconds=2.5, rungs=rungs, resumed_from=300, transport="rsync", rate_granted=5e7)
+    failed = start_transfer(store, artifact="b" * 64, node="n", direction="push", transport="rsync", size_bytes=10)
+    fail(store, failed, ValueError("no"), seconds=1.5, rungs=rungs[:1])
+    second, first = transfer_rows(store)
+    assert (first.seconds, first.rungs, first.resumed_from, first.transport, first.rate_granted) == (
+        2.5, rungs, 300, "rsync", 5e7,
+    )  # fmt: skip
+    assert (second.seconds, second.rungs, second.resumed_from, second.transport) == (1.5, rungs[:1], 0, "rsync")
+
+
 def test_a_transfer_of_a_killed_process_is_abandoned(store: StateStore, url: str, start_program: StartProgram) -> None:
     process = start_program(SENDER, url)
     assert process.stdout is not None

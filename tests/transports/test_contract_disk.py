@@ -17,7 +17,7 @@ from tests.transports.conftest import Way
 
 AS_NOBODY = """
 import os
-from ringrift_sync_dagster.transports import p2p_http
+from ringrift_sync_dagster.transports import base64_ssh, p2p_http, rsync
 import encodings.idna, json, signal, sys, traceback
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 """

@@ -1,0 +1,193 @@
+"""Many files at once, by an operator's order: what they are at the source, and how they arrive.
+
+They collect in one private folder below the destination. Each gets its name when it is whole, compared and on the disk,
+by itself; one bad file holds up no other. A database is never among them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+
+from . import landing
+from .errors import KitError, from_os_error
+from .patterns import DATABASE_SUFFIXES
+from .snapshot import digest_still, is_database
+
+_KEY = re.compile(r"[0-9a-f]{12}")
+_MODE = 0o644
+_DATABASE = "a database does not travel in a batch: copy it alone, as a snapshot"
+
+
+def inspect(path: str, files: Sequence[str], hashes: Sequence[str]) -> Dict[str, Any]:
+    """Look at files below a folder.
+
+    Args:
+        path: The folder.
+        files: Names below it.
+        hashes: Those of them that are read, and whose SHA-256 is given; it is empty for the others.
+
+    Returns:
+        ``root``: the folder's real path; ``files``: for each that may travel ``[bytes, mtime_ns, inode, sha256]``;
+        ``failed``: for each other ``[code, text]``.
+
+    Raises:
+        KitError: ``missing``: there is no such folder.
+
+    """
+    root = os.path.realpath(os.path.expanduser(path))
+    if not os.path.isdir(root):
+        raise KitError("missing", "there is no such folder")
+    read = frozenset(hashes)
+    found, failed = _each(files, lambda name: _inspected(root, name, hashes=name in read))
+    return {"root": root, "files": found, "failed": failed}
+
+
+def stage(path: str, key: str, states: Mapping[str, Sequence[Any]]) -> Dict[str, Any]:
+    """Say in which folder files collect; what an earlier run left there of other files is removed.
+
+    Args:
+        path: The destination; made when it is missing.
+        key: Names the folder: the same for the same batch.
+        states: Length and ``mtime_ns`` of each file at its source.
+
+    Returns:
+        ``dest``, and ``staging``, which whoever sends makes, absolute; ``needed``: bytes of the files that are not
+        there as they are at the source; ``used`` and ``free`` bytes of the disk.
+
+    """
+    dest = os.path.abspath(os.path.expanduser(path))
+    os.makedirs(dest, exist_ok=True)
+    dest = os.path.realpath(dest)
+    staging = _staging(dest, key)
+    wanted = {os.path.join(staging, name) for name in states}
+    for folder, _, names in os.walk(staging):
+        for name in names:
+            if os.path.join(folder, name) not in wanted:
+                os.unlink(os.path.join(folder, name))
+    there = (dest, staging)
+    needed = [state[0] for name, state in states.items() if not any(_same(root, name, state) for root in there)]
+    return {"dest": dest, "staging": staging, "needed": sum(needed), **landing.room(dest)}
+
+
+def staged(path: str, key: str, files: Sequence[str]) -> Dict[str, Any]:
+    """Give the names of those files that have arrived whole, as ``files``."""
+    staging = _staging(path, key)
+    return {"files": [name for name in files if _regular(os.path.join(staging, name)) is not None]}
+
+
+def land(path: str, key: str, states: Mapping[str, Sequence[Any]]) -> Dict[str, Any]:
+    """Give each file that has arrived its name, durably, and remove the folder in which they collected.
+
+    Args:
+        path: The destination, as ``stage`` gave it.
+        key: As for ``stage``.
+        states: Length and SHA-256 of each; where the latter is empty, only the length is compared.
+
+    Returns:
+        ``landed`` and ``unchanged``: names; ``failed``: as for ``inspect``.
+
+    """
+    staging = _staging(path, key)
+    touched: Set[str] = set()
+    landed, failed = _each(list(states), lambda name: _landed(path, staging, name, states[name], touched))
+    for folder in sorted(touched, reverse=True):
+        landing.sync_directory(folder)
+    shutil.rmtree(staging, ignore_errors=True)
+    return {
+        "landed": [name for name, done in landed.items() if done],
+        "unchanged": [name for name, done in landed.items() if not done],
+        "failed": failed,
+    }
+
+
+def _each(files: Sequence[str], work: Callable[[str], Any]) -> Tuple[Dict[str, Any], Dict[str, List[str]]]:
+    """Do the work for each file; what one of them raises is its own."""
+    done: Dict[str, Any] = {}
+    failed: Dict[str, List[str]] = {}
+    for name in files:
+        try:
+            _require_name(name)
+            done[name] = work(name)
+        except KitError as error:
+            failed[name] = [error.code, error.message]
+        except OSError as error:
+            known = from_os_error(error)
+            failed[name] = [known.code, known.message]
+    return done, failed
+
+
+def _inspected(root: str, name: str, *, hashes: bool) -> List[Any]:
+    path = os.path.join(root, name)
+    if not os.path.lexists(path):
+        raise KitError("missing", "there is no such file")
+    _require_inside(root, os.path.realpath(path))
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise KitError("unreadable", "this is no regular file; name the files of a folder one by one")
+    if not os.access(path, os.R_OK):
+        raise KitError("unreadable", "this user may not read it")
+    if is_database(path):
+        raise KitError("bad_arguments", _DATABASE)
+    digest, found = digest_still(path) if hashes else ("", found)
+    return [found.st_size, found.st_mtime_ns, found.st_ino, digest]
+
+
+def _landed(dest: str, staging: str, name: str, state: Sequence[Any], touched: Set[str]) -> bool:
+    """Let one file arrive; False where nothing had to come. ``touched`` grows by the folders to be synced."""
+    size, sha256 = state
+    arrived, final = os.path.join(staging, name), os.path.join(dest, name)
+    there, before = _regular(arrived), _regular(final)
+    if there is None:
+        if before is not None and before.st_size == size:
+            return False
+        raise KitError("missing", "it did not arrive")
+    if there.st_size != size or (sha256 and digest_still(arrived)[0] != sha256):
+        raise KitError("checksum", "what arrived is another file; it was removed")
+    folder = os.path.dirname(final)
+    os.makedirs(folder, exist_ok=True)
+    _require_inside(dest, os.path.realpath(folder))
+    landing.require_replaceable(final, database=False)
+    landing.settle(arrived, _MODE if before is None else stat.S_IMODE(before.st_mode))
+    os.replace(arrived, final)
+    while folder not in touched and len(folder) >= len(dest):
+        touched.add(folder)
+        folder = os.path.dirname(folder)
+    return True
+
+
+def _same(root: str, name: str, state: Sequence[Any]) -> bool:
+    found = _regular(os.path.join(root, name))
+    return found is not None and [found.st_size, found.st_mtime_ns] == list(state)
+
+
+def _regular(path: str) -> Optional[os.stat_result]:
+    """Look at a regular file; None where there is none: a link that came from elsewhere is not followed."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _require_name(name: str) -> None:
+    """Refuse what does not lie below the folder by its name, and databases, whoever made a name of one."""
+    parts = name.split("/")
+    if not name or "\0" in name or name.startswith("/") or ".." in parts:
+        raise KitError("outside", "the name leads out of the folder")
+    if name.lower().endswith(DATABASE_SUFFIXES):
+        raise KitError("bad_arguments", _DATABASE)
+
+
+def _require_inside(root: str, real: str) -> None:
+    if real != root and not real.startswith(root.rstrip("/") + "/"):
+        raise KitError("outside", "a symbolic link leads out of the folder")
+
+
+def _staging(dest: str, key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise KitError("bad_arguments", "the key has another form")
+    return os.path.join(dest, f".ringrift-batch-{key}")

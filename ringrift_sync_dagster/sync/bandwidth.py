@@ -1,0 +1,254 @@
+"""Who may move bytes now, and how fast: one answer for all processes, whatever starts a transfer.
+
+A transfer asks, waits for its turn (priority first, nobody for ever), and holds its row in the state database while it
+runs; a thread renews the rows of this process every second and gives each transfer the rate that its row is worth.
+Numbers: sync guide, "Bandwidth Limits" and "Transfer Priorities"; architecture.md, 7.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from ringrift_sync_dagster.core.bandwidth import BYTES_PER_MB, TransferPriority, host_limit
+from ringrift_sync_dagster.core.escalation import Attempt
+from ringrift_sync_dagster.core.room import DiskLimits, disk_refusal, memory_refusal
+from ringrift_sync_dagster.errors import AdmissionRefusedError, StateError, SyncError, TransferCancelledError
+from ringrift_sync_dagster.settings.clock import Deadline, monotonic
+from ringrift_sync_dagster.settings.inventory import Inventory
+from ringrift_sync_dagster.settings.settings import Settings
+from ringrift_sync_dagster.state import admission, shares, transfers
+from ringrift_sync_dagster.state import host_priorities as priorities
+from ringrift_sync_dagster.state.admission import TransferRequest
+from ringrift_sync_dagster.state.liveness import HEARTBEAT_SECONDS
+from ringrift_sync_dagster.state.store import StateStore
+from ringrift_sync_dagster.storage import room
+from ringrift_sync_dagster.transports.base import Fetched, Pushed
+from ringrift_sync_dagster.transports.pacing import BucketPacer
+
+TURN_SECONDS: Final = 600.0
+"""How long a transfer waits for its turn."""
+_FIRST_LOOK_SECONDS: Final = 0.05
+_LOOK_SECONDS: Final = 0.5
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class RunningTransfer:
+    """A transfer that has its turn; the ``with`` that gave it ends its row.
+
+    Args:
+        id: Of its row.
+        pacer: Keeps it within its share.
+
+    """
+
+    id: int
+    pacer: BucketPacer
+    received: int = 0
+    started: float = field(default_factory=monotonic)
+    ending: transfers.Ending = field(default_factory=transfers.Ending)
+
+    def progress(self, there: int) -> None:
+        """Take the number of bytes that are there; it is written with the next renewal."""
+        self.received = there
+
+    def done(self, moved: Fetched | Pushed) -> None:
+        """Say how it ended well."""
+        self.ending = transfers.Ending(
+            seconds=moved.seconds, resumed_from=moved.resumed_from, transport=moved.transport,
+            rungs=[asdict(attempt) for attempt in moved.attempts], rate_granted=self.pacer.rate,
+        )  # fmt: skip
+
+    def failed(self, error: BaseException) -> None:
+        """Say how it ended otherwise."""
+        tried = [attempt for attempt in getattr(error, "attempts", ()) if isinstance(attempt, Attempt)]
+        self.ending = transfers.Ending(
+            seconds=monotonic() - self.started, rungs=[asdict(attempt) for attempt in tried],
+            rate_granted=self.pacer.rate, transport=tried[-1].rung if tried else "",
+        )  # fmt: skip
+
+
+class BandwidthManager:
+    """Limits, priorities and turns; safe in several threads. Close it when no transfer runs any more.
+
+    Args:
+        settings: ``bandwidth_limit`` for hosts with no other, and ``max_concurrent_syncs``.
+        inventory: The hosts and their own limits.
+        state: What all processes share.
+
+    """
+
+    def __init__(self, settings: Settings, inventory: Inventory, state: StateStore) -> None:
+        self._settings, self._inventory, self._state = settings, inventory, state
+        self._running: dict[int, RunningTransfer] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    def get_host_bandwidth_limit(self, host: str) -> float:
+        """Give the limit of a host in MB/s (10**6 bytes per second), before priorities.
+
+        Its own ``bandwidth_mbps`` counts, else an override by name or glob, else its provider's default, else the
+        setting ``bandwidth_limit_mbps``. A host that the inventory does not know has the last of them.
+        """
+        node = self._inventory.nodes.get(host)
+        provider, own = (node.provider, node.bandwidth_mbps) if node else ("", None)
+        return host_limit(host, provider, own, self._overrides(), self._settings.bandwidth_limit)
+
+    def set_host_priority(self, host: str, priority: TransferPriority | None) -> None:
+        """Give all transfers of a host this priority, in every process, instead of their data types'; None ends it."""
+        priorities.set_host_priority(self._state, host, priority)
+
+    def host_priority(self, host: str) -> TransferPriority | None:
+        """Give the priority that was set for a host; None when none is."""
+        return priorities.host_priority(self._state, host)
+
+    @property
+    def disk_limits(self) -> DiskLimits:
+        """What the inventory allows on a disk."""
+        section = self._inventory.sections.get("sync_routing")
+        values = section if isinstance(section, Mapping) else {}
+        return DiskLimits(_number(values.get("max_disk_usage_percent")), _number(values.get("min_free_disk_percent")))
+
+    @contextmanager
+    def transfer(
+        self,
+        wanted: TransferRequest,
+        *,
+        disk: Path | None = None,
+        rescue: bool = False,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[RunningTransfer]:
+        """Wait for a turn, and hold it while the body runs; the row says how the body ended.
+
+        Args:
+            wanted: What is to move. A host's own priority replaces its priority.
+            disk: The directory on this machine that is filled; None when it is another machine's.
+            rescue: True: what moves has no other copy; only the physical room counts.
+            cancel: Ends the waiting.
+
+        Raises:
+            AdmissionRefusedError: The disk or the memory would pass its limit, or no turn came in time.
+            TransferCancelledError: ``cancel`` was set while it waited.
+            StateError: The state database cannot be used.
+
+        """
+        priority = self.host_priority(wanted.node)
+        wanted = wanted if priority is None else replace(wanted, priority=priority)
+        transfer_id, admitted = admission.request_and_admit(self._state, wanted, max_running=self._most)
+        running = RunningTransfer(transfer_id, BucketPacer(self._bytes_per_second(wanted.node)[0]))
+        try:
+            self._check_room(wanted, transfer_id, disk, rescue=rescue)
+            if not admitted:
+                self._wait_for_turn(wanted, transfer_id, cancel)
+            self._join(running)
+            yield running
+        except BaseException as error:
+            running.failed(error)
+            self._leave(running)
+            self._end(running, error)
+            raise
+        self._leave(running)
+        self._end(running, None)
+
+    def close(self) -> None:
+        """End the thread. Idempotent."""
+        self._ended.set()
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.join()
+
+    @property
+    def _most(self) -> int:
+        return self._settings.max_concurrent_syncs
+
+    def _overrides(self) -> Mapping[str, float]:
+        written = self._inventory.auto_sync.get("host_bandwidth_overrides")
+        pairs = written.items() if isinstance(written, Mapping) else ()
+        return {str(name): float(str(limit)) for name, limit in pairs}
+
+    def _bytes_per_second(self, host: str) -> tuple[float, bool]:
+        node = self._inventory.nodes.get(host)
+        return self.get_host_bandwidth_limit(host) * BYTES_PER_MB, node is not None and node.hard_limit
+
+    def _check_room(self, wanted: TransferRequest, transfer_id: int, disk: Path | None, *, rescue: bool) -> None:
+        total, available = room.memory()
+        why = memory_refusal(total, available, waiting_to_use=1)
+        if not why and disk is not None:
+            reserved = admission.reserved(self._state, wanted.disk, up_to=transfer_id)
+            refusal = disk_refusal(room.disk_of(disk), self.disk_limits, reserved_bytes=reserved, rescue=rescue)
+            why = f"the disk of {disk}: {refusal}" if refusal else ""
+        if why:
+            message = f"artifact {wanted.artifact[:12]} is not moved: {why}"
+            raise AdmissionRefusedError(wanted.node, "", message)
+
+    def _wait_for_turn(self, wanted: TransferRequest, transfer_id: int, cancel: threading.Event | None) -> None:
+        deadline, pause = Deadline.after(TURN_SECONDS), _FIRST_LOOK_SECONDS
+        while not admission.try_admit(self._state, transfer_id, max_running=self._most):
+            if deadline.expired:
+                message = (
+                    f"artifact {wanted.artifact[:12]}: no turn came within {TURN_SECONDS:.0f} s: {self._most} "
+                    "transfers run at a time over all processes; raise max_concurrent_syncs"
+                )
+                raise AdmissionRefusedError(wanted.node, "", message)
+            # Not all at the same moment: each look is a read of the same rows.
+            if (cancel or threading.Event()).wait(pause * random.uniform(0.8, 1.2)):  # noqa: S311
+                message = f"artifact {wanted.artifact[:12]}: waiting was stopped because we were asked to"
+                raise TransferCancelledError(wanted.node, "", message)
+            pause = min(_LOOK_SECONDS, pause * 1.5)
+
+    def _join(self, running: RunningTransfer) -> None:
+        running.started = monotonic()
+        with self._lock:
+            self._running[running.id] = running
+            ids = set(self._running)
+            if self._keeper is None:
+                self._ended.clear()
+                self._keeper = threading.Thread(target=self._keep, name="bandwidth", daemon=True)
+                self._keeper.start()
+        # Until the first renewal the newcomer takes its share, and those of this process give way at once.
+        self._give(shares.rates(self._state, ids, self._bytes_per_second))
+
+    def _leave(self, running: RunningTransfer) -> None:
+        with self._lock:
+            self._running.pop(running.id, None)
+
+    def _end(self, running: RunningTransfer, error: BaseException | None) -> None:
+        """Write how it ended; a database that cannot be written must not hide what happened."""
+        try:
+            if error is None:
+                transfers.finish(self._state, running.id, **running.ending)
+            else:
+                transfers.fail(self._state, running.id, error, **running.ending)
+        except StateError as trouble:
+            if error is None:
+                raise
+            _LOG.warning("transfer=%d end=unrecorded cause=%s", running.id, trouble)
+
+    def _keep(self) -> None:
+        """Renew what runs in this process until the manager is closed."""
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            with self._lock:
+                received = {one.id: one.received for one in self._running.values()}
+            try:
+                self._give(shares.renew(self._state, set(received), self._bytes_per_second, received=received))
+            except SyncError as error:
+                _LOG.warning("bandwidth=not_renewed transfers=%d cause=%s", len(received), error)
+
+    def _give(self, rates: Mapping[int, float]) -> None:
+        with self._lock:
+            for transfer_id, rate in rates.items():
+                if transfer_id in self._running:
+                    self._running[transfer_id].pacer.set_rate(rate)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,46 @@
+"""One runtime for a program that uses the guide's functions, opened when the first of them is called.
+
+    from ringrift_sync_dagster import get_bandwidth_manager, get_sync_router
+
+The settings are those of that moment. Programs that open and close their own use ``Runtime.open`` instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+from contextlib import ExitStack
+
+from ringrift_sync_dagster.settings.settings import load_settings
+from ringrift_sync_dagster.sync.bandwidth import BandwidthManager
+from ringrift_sync_dagster.sync.router import SyncRouter
+from ringrift_sync_dagster.sync.runtime import Runtime
+
+
+@functools.lru_cache(maxsize=1)
+def shared_runtime() -> Runtime:
+    """Give the runtime of this program's settings; it is closed when the program ends.
+
+    Raises:
+        ConfigError: The settings or the inventory are wrong.
+        StateError: The state database cannot be used.
+
+    """
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(Runtime.open(load_settings()))
+
+
+def get_bandwidth_manager() -> BandwidthManager:
+    """Give the manager of limits, priorities and turns; what it is told holds for all processes."""
+    return shared_runtime().bandwidth
+
+
+def get_host_bandwidth_limit(host: str) -> float:
+    """Give the limit of a host in MB/s (10**6 bytes per second), before priorities."""
+    return get_bandwidth_manager().get_host_bandwidth_limit(host)
+
+
+def get_sync_router() -> SyncRouter:
+    """Give the router: what is known of nodes, and how they can be reached."""
+    return SyncRouter(shared_runtime())

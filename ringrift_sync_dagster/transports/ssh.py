@@ -1,0 +1,317 @@
+"""How SSH reaches one node: addresses in order, one identity, checked host keys; the same for ssh and paramiko.
+
+Key, port and user come from the inventory and from nowhere else: neither ``~/.ssh/config`` nor an agent adds a key
+(domain.md, 10, incident 48). A host key that is not known is refused with the command that adds it, unless the
+inventory says ``ssh_host_key_checking: accept-new``; one that changed is refused always. The guide's row: connecting
+takes 10 s at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import re
+import shlex
+import socket
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import socks
+
+from ringrift_sync_dagster.errors import (
+    AuthenticationError,
+    ConfigError,
+    DeadlineExceededError,
+    HostKeyError,
+    Problem,
+    StallError,
+    TransferError,
+    TransientError,
+    UnreachableError,
+)
+from ringrift_sync_dagster.settings.clock import Deadline
+from ringrift_sync_dagster.settings.nodes import Node
+
+CONNECT_SECONDS: Final = 10.0
+_LOOPBACK: Final = "127.0.0.1"
+_PERSIST_SECONDS: Final = 30
+_ALIVE_SECONDS: Final = 10
+_SOCKET_PATH_BYTES: Final = 104  # what both Linux and macOS allow for a socket's path
+_SOCKET_NAME_BYTES: Final = 58  # a slash, a hash in hexadecimal, and what ssh appends while it makes the socket
+_SSH_FAILED: Final = 255  # ssh's own status; anything else is the remote command's
+_HOST_KEY_WORDS: Final = (
+    "host key verification failed",
+    "host identification has changed",
+    "no matching host key type",
+)
+_AUTHENTICATION_WORDS: Final = (
+    "permission denied",
+    "too many authentication failures",
+    "no supported authentication methods",
+    "load key",
+    "bad permissions",
+)
+_UNREACHABLE_WORDS: Final = (
+    "connection refused",
+    "connection timed out",
+    "no route to host",
+    "network is unreachable",
+    "could not resolve hostname",
+    "operation timed out",
+    "banner exchange",
+)
+
+
+def default_control_dir() -> Path:
+    """Where sockets of shared connections lie: a short path, because a socket's name may have 108 bytes at most."""
+    return Path(tempfile.gettempdir()) / f"ringrift-ssh-{os.geteuid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class SshSettings:
+    """What SSH needs from this machine.
+
+    Args:
+        known_hosts: The file of known host keys; made when a key is taken with ``accept-new``.
+        control_dir: Folder of this user for the sockets of shared connections.
+        connect_seconds: Longest time for connecting, the handshake included.
+        stall_seconds: Longest silence while something runs.
+
+    """
+
+    known_hosts: Path
+    control_dir: Path = field(default_factory=default_control_dir)
+    connect_seconds: float = CONNECT_SECONDS
+    stall_seconds: float = 30.0
+
+
+class SshEndpoint:
+    """The way to one node's sshd; safe in several threads.
+
+    Args:
+        node: The node.
+        settings: This machine's side.
+        transport: The rung's name, for messages.
+
+    """
+
+    def __init__(self, node: Node, settings: SshSettings, transport: str) -> None:
+        self.node = node
+        self.settings = settings
+        self.transport = transport
+        self._chosen: tuple[str, int] | None = None
+
+    @property
+    def key_file(self) -> Path | None:
+        """The key of the inventory; None: the user's default keys."""
+        return Path(self.node.ssh_key).expanduser() if self.node.ssh_key else None
+
+    @property
+    def user(self) -> str:
+        """Whom we log in as."""
+        return self.node.ssh_user or getpass.getuser()
+
+    def dial(self, deadline: Deadline) -> tuple[socket.socket, str, int]:
+        """Connect to the first address that answers; give the socket, the address and the port.
+
+        Raises:
+            UnreachableError: None answers.
+            DeadlineExceededError: No time is left.
+
+        """
+        deadline.check(self.node.name, self.transport, "connecting")
+        failures: list[str] = []
+        for address, port in self._candidates():
+            try:
+                connected = self._dial_one(address, port, max(deadline.at_most(self.settings.connect_seconds), 0.001))
+            except OSError as error:
+                failures.append(f"{address}:{port}: {error.strerror or error}")
+                continue
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # commands are short, and wait for answers
+            self._chosen = (address, port)
+            return connected, address, port
+        if not failures:
+            message = "the inventory gives no address for SSH; set ssh_host"
+            raise UnreachableError(self.node.name, self.transport, message)
+        message = f"no connection to {'; '.join(failures)}; is sshd running there, and the port right?"
+        raise UnreachableError(self.node.name, self.transport, message)
+
+    def address(self, deadline: Deadline) -> tuple[str, int]:
+        """Give the address and port that answered last; looks for one when there is none yet."""
+        if (chosen := self._chosen) is not None:
+            return chosen
+        connected, address, port = self.dial(deadline)
+        connected.close()
+        return address, port
+
+    def forget_address(self) -> None:
+        """Look for an address anew next time."""
+        self._chosen = None
+
+    def arguments(self, deadline: Deadline, *options: str) -> list[str]:
+        """Give the system's ssh with everything but the remote command: ``[*arguments, "--", command]``.
+
+        Raises:
+            UnreachableError: No address answers.
+            ConfigError: The folder for shared connections is somebody else's.
+
+        """
+        address, port = self.address(deadline)
+        return ["ssh", *self._options(port), *options, address]
+
+    @property
+    def reached(self) -> bool:
+        """True: an address has answered, so that there may be a shared connection to end."""
+        return self._chosen is not None
+
+    def close_shared(self, deadline: Deadline) -> list[str]:
+        """Give the arguments that end the shared connection as soon as nobody uses it, for ``process.run``."""
+        return self.arguments(deadline, "-O", "stop")
+
+    def error(self, status: int, complaints: str, what: str) -> TransferError | None:
+        """Give our error for how ssh itself ended; None when it is the remote command's own status.
+
+        Args:
+            status: Exit status of ssh, or of a program that hands ssh's on.
+            complaints: What ssh wrote to stderr.
+            what: What was going on, for the message.
+
+        """
+        words = complaints.lower()
+        shown = " ".join(complaints.split())[-400:]
+        if any(known in words for known in _HOST_KEY_WORDS):
+            return self.host_key_error(shown)
+        if status != _SSH_FAILED:
+            return None
+        if any(known in words for known in _AUTHENTICATION_WORDS):
+            return self.authentication_error(shown)
+        if any(known in words for known in _UNREACHABLE_WORDS):
+            self.forget_address()
+            return UnreachableError(self.node.name, self.transport, f"{what}: {shown}")
+        if "timeout, server" in words:
+            return StallError(self.node.name, self.transport, f"{what}: {shown}; what has arrived is kept")
+        return TransientError(self.node.name, self.transport, f"{what}: the connection broke: {shown}")
+
+    def authentication_error(self, cause: str) -> AuthenticationError:
+        """Give the error for a login that was refused, with what to look at."""
+        key = self.key_file or "the default keys of this user"
+        message = f"sshd refused {self.user} with {key}: {cause}; check ssh_user and ssh_key of {self.node.name}"
+        return AuthenticationError(self.node.name, self.transport, message)
+
+    def host_key_error(self, cause: str, fingerprint: str = "") -> HostKeyError:
+        """Give the error for a host key that is not the known one, with the exact command for a person.
+
+        Args:
+            cause: ``unknown``, ``changed``, or ssh's own words.
+            fingerprint: SHA-256 fingerprint that was offered; empty when it is not known.
+
+        """
+        address, port = self._chosen or (self.node.ssh_addresses or (("HOST", 22),))[0]
+        file, place = shlex.quote(str(self.settings.known_hosts)), address if port == 22 else f"[{address}]:{port}"  # noqa: PLR2004
+        add = f"ssh-keyscan -p {port} {shlex.quote(address)} >> {file}"
+        changed = "changed" in cause.lower()
+        command = f"ssh-keygen -f {file} -R {shlex.quote(place)}; {add}" if changed else add
+        offered = f" (it offers {fingerprint})" if fingerprint else ""
+        words = "the host key has changed" if changed else "the host key is not known"
+        message = f"{words} at {place}{offered}: {cause}; compare it with the node's own, then run: {command}"
+        return HostKeyError(self.node.name, self.transport, message)
+
+    def _candidates(self) -> Iterator[tuple[str, int]]:
+        if self._chosen is not None:
+            yield self._chosen
+        yield from (pair for pair in self.node.ssh_addresses if pair != self._chosen)
+
+    def _dial_one(self, address: str, port: int, seconds: float) -> socket.socket:
+        if self.node.socks5_port and _listens(self.node.socks5_port):
+            try:
+                return socks.create_connection(
+                    (address, port),
+                    timeout=seconds,  # type: ignore[arg-type]  # the stubs know whole seconds only
+                    proxy_type=socks.SOCKS5,
+                    proxy_addr=_LOOPBACK,
+                    proxy_port=self.node.socks5_port,
+                    proxy_rdns=True,
+                )
+            except socks.ProxyError as error:
+                raise OSError(f"the SOCKS proxy on port {self.node.socks5_port}: {error}") from error
+        return socket.create_connection((address, port), timeout=seconds)
+
+    def _options(self, port: int) -> list[str]:
+        settings = self.settings
+        values = {
+            "BatchMode": "yes",
+            "IdentitiesOnly": "yes",
+            "ConnectTimeout": str(max(1, round(settings.connect_seconds))),
+            "ServerAliveInterval": str(_ALIVE_SECONDS),
+            "ServerAliveCountMax": "3",
+            "StrictHostKeyChecking": "accept-new" if self.node.host_key_checking == "accept-new" else "yes",
+            "UserKnownHostsFile": _literal(settings.known_hosts),
+            "GlobalKnownHostsFile": "/dev/null",
+            "UpdateHostKeys": "no",
+            "HashKnownHosts": "no",
+            **_sharing(_private_dir(settings.control_dir)),
+            "Compression": "no",
+            "ForwardAgent": "no",
+            "ForwardX11": "no",
+            "LogLevel": "ERROR",
+        }
+        if self.node.socks5_port and _listens(self.node.socks5_port):
+            program = [sys.executable, "-m", "ringrift_sync_dagster.transports.socks_connect"]
+            values["ProxyCommand"] = f"{shlex.join(program)} {self.node.socks5_port} %h %p"
+        if self.key_file is not None:
+            values["IdentityFile"] = _literal(self.key_file)
+        # -F none: no other file adds a key, a jump host or a command.
+        written = [part for name, value in values.items() for part in ("-o", f"{name}={_quoted(value)}")]
+        return ["-F", "none", "-T", *written, "-p", str(port), "-l", self.user]
+
+
+def _quoted(value: str) -> str:
+    """A value of an ssh option: a blank ends it unless it stands in quotes. ProxyCommand takes the whole line."""
+    if value.endswith("%h %p") or not re.search(r"[\s\"'\\]", value):
+        return value
+    escaped = re.sub(r"([\"\\])", r"\\\1", value)
+    return f'"{escaped}"'
+
+
+def _literal(path: Path) -> str:
+    """A path in an ssh option, where a percent sign stands for something else."""
+    return str(path).replace("%", "%%")
+
+
+def _sharing(folder: Path) -> dict[str, str]:
+    """The options with which the programs of this user share one connection; none where its socket has no name."""
+    if len(os.fsencode(folder)) + _SOCKET_NAME_BYTES > _SOCKET_PATH_BYTES:
+        return {"ControlMaster": "no", "ControlPath": "none"}
+    path = f"{_literal(folder)}/%C"
+    return {"ControlMaster": "auto", "ControlPath": path, "ControlPersist": str(_PERSIST_SECONDS)}
+
+
+def _private_dir(path: Path) -> Path:
+    """Make the folder for this user alone; refuse one that somebody else could put a socket into."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700, parents=True)
+    found = path.stat(follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        message = "it must be a folder of this user that nobody else may enter (mode 0700); remove or correct it"
+        raise ConfigError([Problem(str(path), None, "", "", message)])
+    return path
+
+
+def _listens(port: int) -> bool:
+    """Say whether a proxy answers on this machine: without one the node is reached as if it had none."""
+    try:
+        socket.create_connection((_LOOPBACK, port), timeout=0.5).close()
+    except OSError:
+        return False
+    return True
+
+
+def deadline_error(node: str, transport: str, what: str, deadline: Deadline) -> DeadlineExceededError:
+    """Give the error for work that did not end in time."""
+    return DeadlineExceededError(node, transport, f"{what} did not end within {deadline.seconds:.1f} s")

@@ -1,0 +1,139 @@
+"""One node from nothing to removal: a real sshd, a real virtual environment, pip, the agent and its supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringrift_sync_dagster.settings.identity import issue_token, load_coordinator_key, verify_token
+from ringrift_sync_dagster.sync.deploy import Deployed
+from tests.agent.agents import addresses, alive, wait_until
+from tests.sync.deploying import BROKEN_AGENT, Target, changed_wheel, give_pip_settings, target, write_wheel
+
+pytestmark = pytest.mark.xdist_group("deploy")  # one installation for all of them
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    folder = tmp_path_factory.mktemp("deploy")
+    with target(folder, next(addresses()), write_wheel(folder)) as made:
+        give_pip_settings(made.sshd.home)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def first(node: Target) -> Deployed:
+    return node.deploy()
+
+
+def test_a_first_deploy_installs_the_agent_starts_it_and_sees_it_answer(node: Target, first: Deployed) -> None:
+    assert (first.failure, first.result, first.kept_by) == ("", "installed", "supervisor")
+    assert first.agent == f"agent at http://{node.sshd.address}:{node.agent_port}"
+    assert node.answers()
+    assert not (node.directory / "pending").exists()
+
+
+def test_a_node_gets_its_own_token_and_the_public_key_and_nobody_else_may_read_them(
+    node: Target, first: Deployed
+) -> None:
+    key = load_coordinator_key(node.home / "keys")
+    token = (node.directory / "keys" / "token.jwt").read_text().strip()
+    claims = verify_token(key.public_pem, token, time.time())
+
+    assert (claims.sub, claims.scopes) == ("node-a", frozenset({"node"}))
+    assert (node.directory / "keys" / "coordinator.pub").read_bytes() == key.public_pem
+    assert (node.directory / "keys" / "token.jwt").stat().st_mode & 0o777 == 0o600
+    assert node.directory.stat().st_mode & 0o777 == 0o700
+    assert (node.directory / "keys").stat().st_mode & 0o777 == 0o700
+
+
+def test_no_secret_is_in_an_argument_a_log_or_what_a_person_sees(node: Target, first: Deployed) -> None:
+    token = (node.directory / "keys" / "token.jwt").read_text().strip()
+    shown = node.cli("node-a", "--wheel", str(node.wheel), "-vv")
+    arguments = [entry.read_bytes() for entry in Path("/proc").glob("[0-9]*/cmdline") if os.access(entry, os.R_OK)]
+
+    for text in (shown.stdout, shown.stderr, node.sshd.log, (node.directory / "agent.log").read_text(), repr(first)):
+        assert token not in text
+    assert not any(token.encode() in line for line in arguments)
+
+
+def test_a_second_deploy_writes_nothing_and_restarts_nothing(node: Target, first: Deployed) -> None:
+    before, pids = node.written(), (node.pid(), node.pid("supervisor"))
+
+    again = node.deploy()
+
+    assert (again.failure, again.result, again.release) == ("", "unchanged", first.release)
+    assert node.written() == before
+    assert (node.pid(), node.pid("supervisor")) == pids
+
+
+def test_a_killed_agent_is_back_within_seconds(node: Target, first: Deployed) -> None:
+    old = node.pid()
+    os.kill(old, signal.SIGKILL)
+
+    wait_until(lambda: node.pid() not in {0, old} and node.answers(), 15)
+    assert "ended with status -9" in (node.directory / "agent.log").read_text()
+
+
+def test_an_agent_whose_supervisor_was_killed_serves_on_and_the_next_deploy_repairs_it(
+    node: Target, first: Deployed
+) -> None:
+    supervisor, agent = node.pid("supervisor"), node.pid()
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until(lambda: node.pid("supervisor") == 0)
+    assert node.answers()
+
+    assert node.deploy().result == "repaired"
+    assert node.pid("supervisor") not in {0, supervisor}
+    assert node.pid() not in {0, agent}
+    assert node.answers()
+
+
+def test_a_token_near_its_end_is_replaced_without_a_restart(node: Target, first: Deployed) -> None:
+    key, pid = load_coordinator_key(node.home / "keys"), node.pid()
+    path = node.directory / "keys" / "token.jwt"
+    path.write_text(issue_token(key, "node-a", ["node"], time.time() - 21 * 24 * 3600))
+
+    assert node.deploy().result == "changed"
+    assert not verify_token(key.public_pem, path.read_text().strip(), time.time()).renewal_due(time.time())
+    assert node.pid() == pid
+    assert node.deploy().result == "unchanged"
+
+
+def test_a_release_that_does_not_answer_is_taken_back(node: Target, first: Deployed, tmp_path: Path) -> None:
+    changes = {"agent/__main__.py": BROKEN_AGENT}
+    wheel = changed_wheel(node.wheel, tmp_path, changes)
+    broken = node.place_release(node.directory / "current" / "venv", wheel, changes)
+
+    done = node.deploy(wheel=wheel)
+
+    assert done.result == "failed"
+    assert f"{broken} was started and did not answer" in done.failure
+    assert f"{first.release} runs again as before" in done.failure
+    assert "this agent is broken" in done.failure
+    assert node.answers()
+    assert not (node.directory / "releases" / broken).exists()
+    assert node.deploy().result == "unchanged"
+
+
+def test_removing_takes_away_what_was_put_there_and_nothing_else(node: Target, first: Deployed) -> None:
+    kept = node.scratch / "incoming" / "node-b" / ("0" * 64)
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"a pack that another node pushed")
+    pids = node.pid(), node.pid("supervisor")
+
+    done = node.remove()
+
+    assert (done.failure, done.result) == ("", "removed")
+    assert any("stay in data/.ringrift-sync" in note for note in done.notes)
+    assert not node.directory.exists()
+    assert not node.answers()
+    assert not any(alive(pid) for pid in pids)
+    assert kept.exists()
+    assert (node.scratch / "agent.db").exists()
+    assert node.remove().result == "absent"
