@@ -48,7 +48,7 @@ def measure(folder: Path, runs: int) -> Result:
     """Measure in a folder of its own."""
     note("rungs: writing the file")
     data.random_file(folder / "node" / _FILE, ARTIFACT_BYTES)
-    contest = Contest("rungs", runs)
+    contest = Contest("rungs", runs, warm_up=0)
     with ExitStack() as stack:
         rungs = _Rungs(stack, folder)
         contest.enter(RSYNC_RUNG, lambda: rungs.ours(rsync_transport))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.runtime import Runtime
 
 LIMIT_MB_PER_S: Final = 20.0
-FILE_BYTES: Final = 512 << 20
+FILE_BYTES: Final = 384 << 20
 WARM_SECONDS: Final = 2.0
 WINDOW_SECONDS: Final = 10.0
 BUDGET: Final = "the budget B"
@@ -112,6 +113,7 @@ class _Node:
             time.sleep(WINDOW_SECONDS)
             counts, seconds = _take(relays), time.perf_counter() - started
             ends = running.end()
+        shutil.rmtree(folder)
         check(not any(end["whole"] for end in ends), "a transfer had the whole file before the time was over")
         rates = [count / seconds / data.MB for count in counts]
         names = (f"{rung} {priority}={rate:.2f}" for (rung, priority), rate in zip(jobs, rates, strict=True))

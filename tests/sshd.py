@@ -129,6 +129,7 @@ class Sshd:
 
     def stop(self) -> None:
         """End the server and every session of it."""
+        shutil.rmtree(self._control_dir, ignore_errors=True)  # what still uses a socket there ends with its session
         if self._process is None:
             return
         sessions = _descendants(self._process.pid)
@@ -137,7 +138,6 @@ class Sshd:
         self._process = None
         for pid in sessions:
             _kill(pid)
-        shutil.rmtree(self._control_dir, ignore_errors=True)  # masters whose connection broke end by themselves
 
     def kill(self) -> None:
         """``kill -9`` of the server and its sessions: nobody says goodbye."""

@@ -104,8 +104,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     base = tmp_path_factory.mktemp("guide")
     free, key = addresses(), create_coordinator_key(base / "keys")
     games = base / "games"
-    for folder in ("node-name", "training/games", "games", "hub"):
+    for folder in ("node-name", "training/games", "training/npz", "games", "npz", "hub"):
         (base / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("hex8_2p.npz", "square8_2p.npz"):
+        (base / "npz" / name).write_bytes(name.encode() * 1000)
     with sqlite3.connect(games / "canonical_hex8.db") as connection:
         connection.execute("CREATE TABLE t (x)")
         connection.execute("INSERT INTO t VALUES (1)")
@@ -140,7 +142,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         login = f"-p {node.port} -i {node.key} -o UserKnownHostsFile={base}/known_hosts {user}@{node.address}"
         replaced = {
             "ubuntu@training:/data/games/": f"{user}@{training.address}:{base}/training/games/",
+            "ubuntu@training:/data/training/": f"{user}@{training.address}:{base}/training/npz/",
             "/data/games/": f"{games}/",
+            "/data/training": f"{base}/npz",
             "http://node:8765": agent.url,
             "user@node": login,
         }
@@ -157,6 +161,7 @@ def test_every_python_example_runs(cluster: Cluster, number: int) -> None:
         "get_node_status": "Circuit: closed",
         "get_node_capabilities": "P2P: True, SSH: True",
         "sync_with_checksum": "success=True",
+        "batch.sync": "square8_2p.npz",
     }
     for name, words in expected.items():
         assert name not in code or words in printed, printed

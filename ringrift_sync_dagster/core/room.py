@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 SPARE_BYTES: Final = 256 << 20
-"""What is never used up: databases must be able to grow a little."""
+SPARE_DISK: Final = 0.02
+"""What is never used up, the smaller of both: databases must be able to grow a little."""
 TRANSFER_MEMORY_BYTES: Final = 64 << 20
 """What one transfer may hold in memory at most, buffers of its programs included."""
 SPARE_MEMORY: Final = 0.05
@@ -50,10 +51,10 @@ def disk_refusal(disk: Disk, limits: DiskLimits, *, reserved_bytes: int, rescue:
         rescue: True: only the physical room counts.
 
     """
-    free = disk.free_bytes - reserved_bytes
-    if free < SPARE_BYTES:
-        return f"{_gb(disk.free_bytes)} are free and {_gb(reserved_bytes)} are to come; free some space"
     whole = disk.used_bytes + disk.free_bytes
+    free = disk.free_bytes - reserved_bytes
+    if free < min(SPARE_BYTES, SPARE_DISK * whole):
+        return f"{_gb(disk.free_bytes)} are free and {_gb(reserved_bytes)} are to come; free some space"
     used_percent = 100.0 * (whole - free) / whole
     if rescue:
         return ""

@@ -162,7 +162,7 @@ def rung_checks(found: Mapping[str, Served], expected: Mapping[str, Rung]) -> tu
 
 
 def _served_by(one: Served, rung: Rung) -> Check:
-    others = tuple(f"{count} transfers over {name}" for name, count in one.rungs.items() if name != rung)
+    others = tuple(f"{count} over {name}" for name, count in one.rungs.items() if name != rung)
     nothing = () if one.rungs[rung] else ("no transfer",)
     return Check(f"{one.node} was served by {rung.value}", (*others, *nothing), one.rungs[rung])
 

@@ -47,7 +47,7 @@ def inspect(path: str, files: Sequence[str], hashes: Sequence[str]) -> Dict[str,
 
 
 def stage(path: str, key: str, states: Mapping[str, Sequence[Any]]) -> Dict[str, Any]:
-    """Say in which folder files collect; what an earlier run left there of other files is removed.
+    """Make the folder in which files collect; what an earlier run left there of other files is removed.
 
     Args:
         path: The destination; made when it is missing.
@@ -55,14 +55,15 @@ def stage(path: str, key: str, states: Mapping[str, Sequence[Any]]) -> Dict[str,
         states: Length and ``mtime_ns`` of each file at its source.
 
     Returns:
-        ``dest``, and ``staging``, which whoever sends makes, absolute; ``needed``: bytes of the files that are not
-        there as they are at the source; ``used`` and ``free`` bytes of the disk.
+        ``dest`` and ``staging``, absolute; ``needed``: bytes of the files that are not there as they are at the
+        source; ``used`` and ``free`` bytes of the disk.
 
     """
     dest = os.path.abspath(os.path.expanduser(path))
     os.makedirs(dest, exist_ok=True)
     dest = os.path.realpath(dest)
     staging = _staging(dest, key)
+    os.makedirs(staging, exist_ok=True)
     wanted = {os.path.join(staging, name) for name in states}
     for folder, _, names in os.walk(staging):
         for name in names:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from typing import Any, Dict, Iterator, Optional
 
@@ -19,12 +20,12 @@ from .patterns import DATABASE_SUFFIXES
 from .snapshot import KEEP_SECONDS, SIDECARS, digest_still, is_database
 
 _NAME_BYTES = 200  # a name has 255 at most
-_EMPTY = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _MODE = 0o644
 
 
 def place(path: str, name: str, sha256: str, size: int, now: float) -> Dict[str, Any]:
-    """Say where a file will lie, and where its bytes collect; the folder is made when it is missing.
+    """Say where a file will lie, and make the place for its bytes.
 
     Args:
         path: The destination; a slash at its end or a folder of that name means: into it, as ``name``.
@@ -48,9 +49,10 @@ def place(path: str, name: str, sha256: str, size: int, now: float) -> Dict[str,
     _remove_old_parts(part, now)
     numbers = room(os.path.dirname(final))
     complete = _size(final) == size and digest_still(final)[0] == sha256
-    there = 0 if complete else _received(part, size)
-    if not complete and size - there > numbers["free"]:
-        raise KitError("no_space", f"{size - there} more bytes do not fit on the disk of {final}")
+    missing = 0 if complete else size - min(size, _size(part) or 0)
+    if missing > numbers["free"]:
+        raise KitError("no_space", f"{missing} more bytes do not fit on the disk of {final}")
+    there = 0 if complete else _begin(part, size)
     return {"final": final, "part": part, "bytes": there, "complete": complete, **numbers}
 
 
@@ -84,6 +86,12 @@ def install(part: str, final: str, sha256: str, size: int) -> None:
                 os.unlink(final + suffix)
     os.replace(part, final)
     sync_directory(os.path.dirname(final))
+
+
+def withdraw(part: str) -> None:
+    """Remove a part to which nothing came, because the transfer was not admitted. Idempotent."""
+    if part.endswith(".part") and _size(part) == 0:
+        os.unlink(part)
 
 
 def part_of(final: str, sha256: str) -> str:
@@ -170,16 +178,19 @@ def _counts_as_database(final: str) -> bool:
     return final.lower().endswith(DATABASE_SUFFIXES) or is_database(final)
 
 
-def _received(part: str, size: int) -> int:
-    """Give how much of a part is there. A longer one is of no use; that of an empty file is made here."""
-    found = _stat(part)
-    if found is not None and not stat.S_ISREG(found.st_mode):
-        raise KitError("unreadable", f"{part} is no regular file; move it away")
-    if found is not None and found.st_size <= size and size:
-        return found.st_size
-    if found is not None or not size:
-        os.close(os.open(part, _EMPTY, _MODE))
-    return 0
+def _begin(part: str, size: int) -> int:
+    """Make the part if it is missing; give how much is there. A longer one is of no use."""
+    descriptor = os.open(part, _CREATE, _MODE)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise KitError("unreadable", f"{part} is no regular file; move it away")
+        if found.st_size <= size:
+            return found.st_size
+        os.ftruncate(descriptor, 0)
+        return 0
+    finally:
+        os.close(descriptor)
 
 
 def _opened_by(path: str) -> str:
@@ -211,11 +222,12 @@ def _command(pid: str) -> str:
 
 
 def _remove_old_parts(part: str, now: float) -> None:
-    """Remove parts of earlier content, of this destination, that nobody went on with for a day."""
+    """Remove what arrived of earlier content, for this destination, when nobody went on with it for a day."""
     folder, own = os.path.split(part)
     stem = own[: -len("0123456789ab.part")]
+    left = re.compile(re.escape(stem) + r"[0-9a-f]{12}(\.part)?", re.DOTALL)  # without .part: whole, and not installed
     for name in os.listdir(folder):
-        if name != own and name.startswith(stem) and name.endswith(".part") and len(name) == len(own):
+        if not own.startswith(name) and left.fullmatch(name):
             with contextlib.suppress(FileNotFoundError):
                 path = os.path.join(folder, name)
                 if now - os.stat(path).st_mtime > KEEP_SECONDS:

@@ -76,13 +76,14 @@ _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
     "snapshot": {"path": _PATH, "token": _TEXT},
     "discard": {"token": _TEXT},
     "place": {"path": _PATH, "name": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
+    "withdraw": {"part": _PATH},
     "install": {"part": _PATH, "path": _PATH, "artifact": _Argument((str,)), "bytes": _SIZE},
     "inspect": {"path": _PATH, "files": _FILES, "hashes": _Argument((list,))},
     "stage": {"path": _PATH, "key": _TEXT, "states": _STATES},
     "staged": {"path": _PATH, "key": _TEXT, "files": _FILES},
     "land": {"path": _PATH, "key": _TEXT, "states": _STATES},
 }
-_ORDERS = ("snapshot", "discard", "place", "install", "inspect", "stage", "staged", "land")
+_ORDERS = ("snapshot", "discard", "place", "withdraw", "install", "inspect", "stage", "staged", "land")
 _FORMS = {
     "artifact": re.compile(r"[0-9a-f]{64}"),
     "node": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"),

@@ -1,7 +1,7 @@
 """The kit's operations on files that an operator names by any path, for whoever may start the kit on both machines.
 
-No agent offers them. They are the two ends of one copy (``snapshot``, ``discard``; ``place``, ``install``) and of a
-batch (``inspect``; ``stage``, ``staged``, ``land``).
+No agent offers them. They are the two ends of one copy (``snapshot`` and ``discard``; ``place``, ``withdraw`` and
+``install``) and of a batch (``inspect``; ``stage``, ``staged`` and ``land``).
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ def _inspect(order: Order) -> Result:
     return batch.inspect(order.given["path"], order.given["files"], order.given.get("hashes", []))
 
 
+def _withdraw(order: Order) -> Result:
+    landing.withdraw(order.given["part"])
+    return {}
+
+
 def _stage(order: Order) -> Result:
     return batch.stage(order.given["path"], order.given["key"], order.given["states"])
 
@@ -61,6 +66,7 @@ ORDERS: Dict[str, Callable[[Order], Result]] = {
     "snapshot": _freeze,
     "discard": _discard,
     "place": _place,
+    "withdraw": _withdraw,
     "install": _install,
     "inspect": _inspect,
     "stage": _stage,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ringrift_sync_dagster.core.bandwidth import BYTES_PER_MB, TransferPriority, host_limit
-from ringrift_sync_dagster.core.escalation import Attempt
+from ringrift_sync_dagster.core.escalation import SKIPPED, Attempt
 from ringrift_sync_dagster.core.room import DiskLimits, disk_refusal, memory_refusal
 from ringrift_sync_dagster.errors import AdmissionRefusedError, StateError, SyncError, TransferCancelledError
 from ringrift_sync_dagster.settings.clock import Deadline, monotonic
@@ -70,9 +70,10 @@ class RunningTransfer:
     def failed(self, error: BaseException) -> None:
         """Say how it ended otherwise."""
         tried = [attempt for attempt in getattr(error, "attempts", ()) if isinstance(attempt, Attempt)]
+        asked = [attempt.rung for attempt in tried if attempt.error != SKIPPED]
         self.ending = transfers.Ending(
             seconds=monotonic() - self.started, rungs=[asdict(attempt) for attempt in tried],
-            rate_granted=self.pacer.rate, transport=tried[-1].rung if tried else "",
+            rate_granted=self.pacer.rate, transport=asked[-1] if asked else "",
         )  # fmt: skip
 
 

@@ -29,8 +29,10 @@ from ringrift_sync_dagster.core.bandwidth import TransferPriority
 from ringrift_sync_dagster.core.escalation import Attempt
 from ringrift_sync_dagster.core.room import Disk
 from ringrift_sync_dagster.errors import (
+    AdmissionRefusedError,
     ConfigError,
     DeadlineExceededError,
+    Problem,
     RemoteCallError,
     StateError,
     SyncError,
@@ -143,6 +145,8 @@ class BatchRsync:
             StateError: The state database cannot be used.
 
         """
+        if isinstance(files, str):
+            raise ConfigError([Problem("argument", None, "", "files", f"{files!r} is one name; give a list of names")])
         options = BatchOptions(verify_checksum, priority, timeout_seconds)
 
         def work(cancel: threading.Event) -> BatchResult:
@@ -227,19 +231,28 @@ class _Batch:
         if not looked.states:
             return
         staged = self._stage(looked)
-        with self._transfer(looked, staged) as (running, deadline):
-            if self._route.pushes:
-                require_room(self._runtime, self._route.node.name, staged.disk, running.id)
-            started, attempts = monotonic(), list[Attempt]()
-            stopped = self._carry(looked, staged, running, deadline, attempts)
-            try:
-                self._arrive(looked, staged, deadline)
-            except TransferError as error:
-                raise stopped or error from error
-            if stopped is not None:
-                raise stopped
-            moved = sum(self._sent.values())
-            running.done(Fetched(moved, 0, monotonic() - started, RUNG.value, tuple(attempts)))
+        try:
+            with self._transfer(looked, staged) as (running, deadline):
+                self._move(looked, staged, running, deadline)
+        except AdmissionRefusedError:
+            self._target.clean("land", {"path": staged.dest, "key": self._key, "states": {}})
+            raise
+
+    def _move(self, looked: _Looked, staged: _Staged, running: RunningTransfer, deadline: Deadline) -> None:
+        if self._route.pushes:
+            require_room(self._runtime, self._route.node.name, staged.disk, running.id)
+        started, attempts = monotonic(), list[Attempt]()
+        stopped = self._carry(looked, staged, running, deadline, attempts)
+        try:
+            self._arrive(looked, staged, deadline)
+        except TransferError as error:
+            if stopped is None:
+                raise
+            raise stopped from error
+        if stopped is not None:
+            raise stopped
+        moved = sum(self._sent.values())
+        running.done(Fetched(moved, 0, monotonic() - started, RUNG.value, tuple(attempts)))
 
     def _inspect(self, path: str, names: Sequence[str], hashes: Sequence[str], deadline: Deadline) -> _Looked:
         """Look at the files at their source; those that cannot travel have failed."""
@@ -251,7 +264,7 @@ class _Batch:
         return _Looked(told(answer, "root", str, node), states)
 
     def _stage(self, looked: _Looked) -> _Staged:
-        """Ask the destination where the files will collect, and how much it lacks."""
+        """Have the destination make the folder in which the files collect, and say how much it lacks."""
         dest, node = self._route.dest, self._target.name
         states = {name: list(state[:2]) for name, state in looked.states.items()}
         path = dest.path if dest.address else local_path(dest.path)

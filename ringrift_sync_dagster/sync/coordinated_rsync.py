@@ -23,6 +23,7 @@ from ringrift_sync_dagster.core.escalation import Attempt
 from ringrift_sync_dagster.core.model import Artifact
 from ringrift_sync_dagster.core.room import Disk
 from ringrift_sync_dagster.errors import (
+    AdmissionRefusedError,
     ConfigError,
     DeadlineExceededError,
     Problem,
@@ -252,21 +253,30 @@ class _Copy:
         self._there.source = RemoteFile(frozen.path, artifact.size_bytes)
         placed = self._here.order("place", placing(dest, self._route.source.name, artifact), self._before)
         self._final = str(placed["final"])
-        arrived = Path(str(placed["part"])).with_suffix("")
-        with self._transfer(artifact, "fetch", arrived.parent) as (running, deadline):
-            if placed["complete"]:
-                running.done(Fetched(0, artifact.size_bytes, 0.0, RUNG.value))
-                return 0
-            fetched = self._tried(
-                deadline,
-                lambda: transport.fetch(
-                    artifact, arrived, deadline=deadline, progress=running.progress, cancel=self._cancel,
-                    pacer=running.pacer,
-                ),
-            )  # fmt: skip
-            args = {"part": str(arrived), "path": self._final, "bytes": artifact.size_bytes}
-            self._here.order("install", args, deadline)
-            running.done(fetched)
+        part = Path(str(placed["part"]))
+        try:
+            with self._transfer(artifact, "fetch", part.parent) as (running, deadline):
+                if placed["complete"]:
+                    running.done(Fetched(0, artifact.size_bytes, 0.0, RUNG.value))
+                    return 0
+                return self._bring(transport, artifact, part.with_suffix(""), running, deadline)
+        except AdmissionRefusedError:
+            self._here.clean("withdraw", {"part": str(part)})
+            raise
+
+    def _bring(
+        self, transport: SshTransport, artifact: Artifact, arrived: Path, running: RunningTransfer, deadline: Deadline
+    ) -> int:
+        fetched = self._tried(
+            deadline,
+            lambda: transport.fetch(
+                artifact, arrived, deadline=deadline, progress=running.progress, cancel=self._cancel,
+                pacer=running.pacer,
+            ),
+        )  # fmt: skip
+        args = {"part": str(arrived), "path": self._final, "bytes": artifact.size_bytes}
+        self._here.order("install", args, deadline)
+        running.done(fetched)
         return fetched.bytes_moved
 
     @contextmanager

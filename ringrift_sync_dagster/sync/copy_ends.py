@@ -18,6 +18,7 @@ from ringrift_sync_dagster.core.escalation import Rung
 from ringrift_sync_dagster.core.model import Artifact
 from ringrift_sync_dagster.core.room import Disk
 from ringrift_sync_dagster.errors import (
+    AdmissionRefusedError,
     ArtifactGoneError,
     ChecksumError,
     LocalDiskError,
@@ -191,8 +192,12 @@ class There(SshNode):
         landing.final = told(placed, "final", str, self.name)
         if told(placed, "complete", bool, self.name):
             return Arrival(receipt=self._receipt_of(artifact))
-        landing.admit(disk_of(placed, self.name))
         part = RemoteFile(told(placed, "part", str, self.name), told(placed, "bytes", int, self.name))
+        try:
+            landing.admit(disk_of(placed, self.name))
+        except AdmissionRefusedError:
+            self.clean("withdraw", {"part": part.path})
+            raise
         return Arrival(part=part)
 
     def accept(self, artifact: Artifact, origin: str, *, deadline: Deadline) -> RemoteReceipt:

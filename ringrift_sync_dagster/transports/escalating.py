@@ -255,8 +255,7 @@ class EscalatingTransport:
         """Tell the breaker what an error means, and give what to do; raises when the ladder ends here."""
         judged = judge(error, budget_spent=climb.deadline.expired)
         if judged.blames:
-            jitter = 2.0 * self._chance() - 1.0
-            breakers.failed(self._state, self._node.name, rung.value, self._config, str(error), jitter)
+            self._blame(rung, error)
         elif judged.worked:
             self._worked(rung)
         else:
@@ -266,6 +265,14 @@ class EscalatingTransport:
         if judged.then is Then.STOP:
             raise self._ended(climb, error) from error
         return judged.then
+
+    def _blame(self, rung: Rung, error: TransferError) -> None:
+        """Count a failure; where nothing answered, for every rung that needs the same port."""
+        endpoint = LADDER[rung].endpoint
+        shared = [other for other in self._makers if other is not rung and LADDER[other].endpoint == endpoint]
+        told, jitter = f"{type(error).__name__}: {error}", 2.0 * self._chance() - 1.0
+        for blamed in (rung, *(shared if isinstance(error, UnreachableError) else ())):
+            breakers.failed(self._state, self._node.name, blamed.value, self._config, told, jitter)
 
     def _worked(self, rung: Rung) -> None:
         self._last = rung.value

@@ -228,6 +228,13 @@ class PartFile:
         with disk_errors(self._part, "remove"):
             self._part.unlink(missing_ok=True)
 
+    def tidy(self) -> None:
+        """Remove the file if nothing has arrived: a try that failed at once leaves no trace."""
+        with contextlib.suppress(OSError):
+            mine = os.fstat(self._descriptor)
+            if mine.st_size == 0 and os.path.samestat(mine, self._part.stat(follow_symlinks=False)):
+                self._part.unlink()
+
     def stop(self) -> None:
         """Stop hashing; what was written stays. Idempotent."""
         if self._hasher is not None:
@@ -266,6 +273,7 @@ def open_part(dest: Path, artifact: Artifact, node: str, transport: str) -> Iter
             yield file
         finally:
             file.stop()
+            file.tidy()
     finally:
         os.close(descriptor)
 

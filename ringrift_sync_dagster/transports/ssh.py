@@ -17,6 +17,7 @@ import socket
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,6 @@ import socks
 from ringrift_sync_dagster.errors import (
     AuthenticationError,
     ConfigError,
-    DeadlineExceededError,
     HostKeyError,
     Problem,
     StallError,
@@ -35,11 +35,14 @@ from ringrift_sync_dagster.errors import (
     TransientError,
     UnreachableError,
 )
-from ringrift_sync_dagster.settings.clock import Deadline
+from ringrift_sync_dagster.settings.clock import Deadline, monotonic
 from ringrift_sync_dagster.settings.nodes import Node
+from ringrift_sync_dagster.transports.socks_connect import listens
 
 CONNECT_SECONDS: Final = 10.0
 _LOOPBACK: Final = "127.0.0.1"
+_SILENT_SECONDS: Final = 5.0
+_SILENT_MOST: Final = 1000
 _PERSIST_SECONDS: Final = 30
 _ALIVE_SECONDS: Final = 10
 _SOCKET_PATH_BYTES: Final = 104  # what both Linux and macOS allow for a socket's path
@@ -128,10 +131,15 @@ class SshEndpoint:
         deadline.check(self.node.name, self.transport, "connecting")
         failures: list[str] = []
         for address, port in self._candidates():
+            if _SILENT.still(address, port, self.settings.connect_seconds):
+                failures.append(f"{address}:{port}: it did not answer a moment ago")
+                continue
             try:
                 connected = self._dial_one(address, port, max(deadline.at_most(self.settings.connect_seconds), 0.001))
-            except OSError as error:
-                failures.append(f"{address}:{port}: {error.strerror or error}")
+            except (OSError, UnicodeError) as error:  # the latter: the text cannot be a name
+                if isinstance(error, TimeoutError) and not deadline.expired:
+                    _SILENT.note(address, port, self.settings.connect_seconds)
+                failures.append(f"{address}:{port}: {getattr(error, 'strerror', None) or error}")
                 continue
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # commands are short, and wait for answers
             self._chosen = (address, port)
@@ -228,7 +236,7 @@ class SshEndpoint:
         yield from (pair for pair in self.node.ssh_addresses if pair != self._chosen)
 
     def _dial_one(self, address: str, port: int, seconds: float) -> socket.socket:
-        if self.node.socks5_port and _listens(self.node.socks5_port):
+        if self.node.socks5_port and listens(self.node.socks5_port):
             try:
                 return socks.create_connection(
                     (address, port),
@@ -261,7 +269,7 @@ class SshEndpoint:
             "ForwardX11": "no",
             "LogLevel": "ERROR",
         }
-        if self.node.socks5_port and _listens(self.node.socks5_port):
+        if self.node.socks5_port and listens(self.node.socks5_port):
             program = [sys.executable, "-m", "ringrift_sync_dagster.transports.socks_connect"]
             values["ProxyCommand"] = f"{shlex.join(program)} {self.node.socks5_port} %h %p"
         if self.key_file is not None:
@@ -269,6 +277,33 @@ class SshEndpoint:
         # -F none: no other file adds a key, a jump host or a command.
         written = [part for name, value in values.items() for part in ("-o", f"{name}={_quoted(value)}")]
         return ["-F", "none", "-T", *written, "-p", str(port), "-l", self.user]
+
+
+class _Silent:
+    """Addresses of this process's last dials that did not answer: the rungs of one climb need not each wait for them.
+
+    Only who would wait no longer than somebody did a few seconds ago is spared the wait.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, int], tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def note(self, address: str, port: int, waited_seconds: float) -> None:
+        """Remember that nothing came in so many seconds."""
+        with self._lock:
+            if len(self._until) >= _SILENT_MOST:
+                self._until.clear()
+            self._until[address, port] = (monotonic() + _SILENT_SECONDS, waited_seconds)
+
+    def still(self, address: str, port: int, patience_seconds: float) -> bool:
+        """Say whether waiting so long would probably be in vain."""
+        with self._lock:
+            until, waited = self._until.get((address, port), (0.0, 0.0))
+            return monotonic() < until and patience_seconds <= waited
+
+
+_SILENT: Final = _Silent()
 
 
 def _quoted(value: str) -> str:
@@ -301,17 +336,3 @@ def _private_dir(path: Path) -> Path:
         message = "it must be a folder of this user that nobody else may enter (mode 0700); remove or correct it"
         raise ConfigError([Problem(str(path), None, "", "", message)])
     return path
-
-
-def _listens(port: int) -> bool:
-    """Say whether a proxy answers on this machine: without one the node is reached as if it had none."""
-    try:
-        socket.create_connection((_LOOPBACK, port), timeout=0.5).close()
-    except OSError:
-        return False
-    return True
-
-
-def deadline_error(node: str, transport: str, what: str, deadline: Deadline) -> DeadlineExceededError:
-    """Give the error for work that did not end in time."""
-    return DeadlineExceededError(node, transport, f"{what} did not end within {deadline.seconds:.1f} s")

@@ -40,6 +40,7 @@ _LOOK_SECONDS: Final = 0.02
 _STATUS_SECONDS: Final = 0.002
 _ALIVE_SECONDS: Final = 10
 _SESSIONS: Final = 8  # sshd's own limit is 10 per connection
+_SILENT: Final = "Timeout opening channel"
 # What paramiko says when the handshake did not come to its end in time.
 _NO_GREETING: Final = ("protocol banner", "No existing session")
 
@@ -163,14 +164,14 @@ class SshLink:
             client, is_new = self._login(deadline)
             try:
                 return _session(client, max(limit.remaining(), 0.01))
-            except paramiko.ChannelException:
-                if limit.expired:
+            except (EOFError, OSError, paramiko.SSHException) as error:
+                refused = _is_active(client) and _SILENT not in str(error)
+                if not refused:
+                    self._drop(client)
+                if limit.expired or (is_new and not refused):
                     raise
-                threading.Event().wait(_LOOK_SECONDS)  # a session that we ended may not have ended there yet
-            except (EOFError, OSError, paramiko.SSHException):
-                self._drop(client)
-                if is_new or limit.expired:
-                    raise
+                if refused:  # a session that we ended may not have ended there yet
+                    threading.Event().wait(_LOOK_SECONDS)
 
     def _login(self, deadline: Deadline) -> tuple[paramiko.SSHClient, bool]:
         """Give the connection, and whether it was made just now."""
@@ -325,11 +326,17 @@ class SshLink:
         return TransientError(node, transport, f"{what}: the connection broke: {str(error) or type(error).__name__}")
 
 
+def _is_active(client: paramiko.SSHClient) -> bool:
+    transport = client.get_transport()
+    return transport is not None and transport.is_active()
+
+
 def _session(client: paramiko.SSHClient, seconds: float) -> paramiko.Channel:
     """Open a channel.
 
     Raises:
         EOFError: The connection broke before.
+        SSHException: It breaks now, or the server allows no more sessions; paramiko does not always tell which.
 
     """
     transport = client.get_transport()

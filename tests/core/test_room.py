@@ -22,6 +22,12 @@ def test_without_limits_only_the_physical_room_counts() -> None:
     assert "free some space" in disk_refusal(HALF_FULL, DiskLimits(), reserved_bytes=50 * GB)
 
 
+def test_of_a_small_disk_only_a_small_part_is_spared() -> None:
+    small = Disk(0, 40_000_000)
+    assert disk_refusal(small, DiskLimits(), reserved_bytes=39_000_000) == ""
+    assert disk_refusal(small, DiskLimits(), reserved_bytes=39_500_000)
+
+
 @pytest.mark.parametrize("limits", [DiskLimits(max_usage_percent=70), DiskLimits(min_free_percent=30)])
 def test_what_would_pass_a_limit_is_refused_and_what_reaches_it_is_not(limits: DiskLimits) -> None:
     assert disk_refusal(HALF_FULL, limits, reserved_bytes=20 * GB) == ""

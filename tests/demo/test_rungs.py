@@ -78,7 +78,7 @@ def test_a_rung_that_failed_before_the_first_transfer_is_told_by_its_breaker(sta
 def test_another_rung_than_the_planned_one_is_a_problem(state: StateStore) -> None:
     transfer(state, [CLOSED, Attempt("rsync", "", "", 0.5, 2_000_000)])
 
-    assert verdict(state)[f"{NODE} was served by base64"] == ("1 transfers over rsync", "no transfer")
+    assert verdict(state)[f"{NODE} was served by base64"] == ("1 over rsync", "no transfer")
     assert verdict(state, Rung.RSYNC)[f"{NODE} was served by rsync"] == ()
 
 

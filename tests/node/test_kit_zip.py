@@ -104,6 +104,26 @@ def test_every_operation_runs_zipped_without_site_packages(python: str, kit: Pat
 
 
 @pytest.mark.parametrize("python", _interpreters())
+def test_what_comes_over_ssh_is_served_zipped_too(python: str, kit: Path, root: Path) -> None:
+    data, where = b"weights", ("--root", str(root))
+    sha = hashlib.sha256(data).hexdigest()
+    pushed = {"node": "vast-1", "artifact": sha, "bytes": len(data)}
+
+    part = Path(call(python, kit, "received", *where, given=pushed)[1]["result"]["path"])
+    part.write_bytes(data)
+    status, accepted = call(python, kit, "accept", *where, given=pushed)
+    assert (status, accepted["result"]["receipt"]["sha256"]) == (0, sha)
+    (root / "models").mkdir()
+    (root / "models/a.pth").write_bytes(data)
+    call(python, kit, "hash", *where, given={"path": "models/a.pth"})
+    located = call(python, kit, "locate", *where, given={"artifact": sha})[1]["result"]
+    assert located == {"path": str(root / "models/a.pth"), "bytes": len(data)}
+    token = call(python, kit, "manifest", *where)[1]["result"]["token"]
+    assert call(python, kit, "manifest", *where, given={"since": token})[1]["result"]["entries"] == []
+    assert call(python, kit, "forget", *where, given={"artifact": sha})[0] == 0
+
+
+@pytest.mark.parametrize("python", _interpreters())
 @pytest.mark.parametrize(
     "argv, given, code",
     [

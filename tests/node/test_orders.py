@@ -181,6 +181,15 @@ def test_what_is_installed_has_the_mode_of_what_it_replaces(context: Context, tm
     assert modes == [0o644, 0o640]
 
 
+def test_an_empty_part_is_withdrawn_and_nothing_else(context: Context, tmp_path: Path) -> None:
+    for name, data in (("empty.part", b""), ("begun.part", b"x"), ("empty", b"")):
+        (tmp_path / name).write_bytes(data)
+        order(context, "withdraw", part=str(tmp_path / name))
+    order(context, "withdraw", part=str(tmp_path / "none.part"))
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun.part", "empty", "root"]
+
+
 def test_an_empty_file_and_a_name_of_full_length_arrive(context: Context, tmp_path: Path) -> None:
     name = "ü" * 127
 
@@ -237,7 +246,6 @@ def test_a_batch_lands_file_by_file_and_takes_its_folder_away(context: Context, 
 
     placed = order(context, "stage", path=str(dest), key=KEY, states=states)
     staging = Path(placed["staging"])
-    staging.mkdir()
     for name, data in (("a", b"a" * 10), ("c", b"cut"), ("d", b"d" * 10), (".rsync.tmp", b"x")):
         (staging / name).write_bytes(data)
     came = order(context, "staged", path=placed["dest"], key=KEY, files=list(states))["files"]

@@ -38,6 +38,7 @@ hosts:
     ssh_key: {key}
     ringrift_path: {root}
     bandwidth_mbps: {limit}
+{more}
 """
 
 SPOILING_RSYNC = """#!/bin/sh
@@ -116,14 +117,14 @@ class Site:
         return [path.name for path in found if path.name.startswith((".", "snapshot-")) and path.is_file()]
 
 
-def made_site(base: Path, sshd: Sshd, limit: float = 2000.0) -> Site:
-    """Make both machines; ``limit`` is the node's in MB/s."""
+def made_site(base: Path, sshd: Sshd, limit: float = 2000.0, more: str = "") -> Site:
+    """Make both machines; ``limit`` is the node's in MB/s, ``more`` a section of the inventory."""
     site = Site(base, sshd)
     for folder in (site.near, site.far, site.root):
         folder.mkdir(parents=True)
     hosts = HOSTS.format(
         home=base / "hub", address=sshd.address, port=sshd.port, user=getpass.getuser(), key=sshd.key, root=site.root,
-        limit=limit,
+        limit=limit, more=more,
     )  # fmt: skip
     (base / "hosts.yaml").write_text(hosts)
     return site

@@ -192,10 +192,17 @@ def give_pip_settings(home: Path) -> None:
 
 
 @contextlib.contextmanager
-def target(folder: Path, address: str, wheel: Path, sshd: Sshd | None = None) -> Iterator[Target]:
+def target(
+    folder: Path, address: str, wheel: Path, sshd: Sshd | None = None, *, python: bool = True
+) -> Iterator[Target]:
+    """Run a node. With ``python`` a login finds the one of the tests at least."""
     with sshd or Sshd(folder / "sshd", address) as running:
         made = Target(running, folder, wheel)
         made.root.mkdir()
+        if python:
+            name = f"python3.{sys.version_info.minor}"
+            (running.home / ".local" / "bin").mkdir(parents=True)
+            (running.home / ".local" / "bin" / name).symlink_to(Path(sys.base_prefix) / "bin" / name)
         try:
             yield made
         finally:

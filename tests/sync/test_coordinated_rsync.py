@@ -114,7 +114,7 @@ def test_a_file_arrives_verified_either_way_and_leaves_a_row_and_nothing_else(si
 
 
 def test_odd_names_and_several_copies_at_a_time_are_no_trouble(site: Site) -> None:
-    names = ["a b.npz", "line\nend.npz", "quo'te\".npz", "grüße.npz", "[x]*?.npz", "-dash.npz", "w:eird;#$x.npz"]
+    names = ["-a b.npz", "line\nend'\".npz", "[x]*?.npz", "w:eirdß;#$x.npz"]
     for number, name in enumerate(names):
         (site.near / name).write_bytes(noise(1000, number))
 
@@ -128,13 +128,13 @@ def test_odd_names_and_several_copies_at_a_time_are_no_trouble(site: Site) -> No
         assert asyncio.run(all_of_them(runtime)) == [True] * len(names)
         back = asyncio.run(
             BandwidthCoordinatedRsync(runtime).sync_with_checksum(
-                f"{site.at}/{names[4]}", f"{site.near}/{names[1]}", HOST, verify_checksum=False
+                f"{site.at}/{names[2]}", f"{site.near}/{names[1]}", HOST, verify_checksum=False
             )
         )
 
     assert back.success, back
     assert [(site.far / name).read_bytes() for name in names] == [noise(1000, n) for n in range(len(names))]
-    assert (site.near / names[1]).read_bytes() == noise(1000, 4)
+    assert (site.near / names[1]).read_bytes() == noise(1000, 2)
 
 
 @pytest.mark.parametrize("direction", ["push", "fetch"])
@@ -263,12 +263,11 @@ def test_a_limit_of_20_mb_per_second_holds(sshd: Sshd, tmp_path: Path) -> None:
     assert row.seconds < 10
 
 
-def test_a_priority_is_the_callers_or_the_hosts_own(site: Site) -> None:
+def test_the_priority_of_the_host_counts_before_the_callers(site: Site) -> None:
     (site.near / "a.npz").write_bytes(b"x")
 
-    site.copy(site.near / "a.npz", f"{site.at}/", priority=TransferPriority.BACKGROUND)
     with Runtime.open(site.settings) as runtime:
         runtime.bandwidth.set_host_priority(HOST, TransferPriority.HIGH)
     site.copy(site.near / "a.npz", f"{site.at}/", priority=TransferPriority.BACKGROUND)
 
-    assert [row.priority for row in site.rows()] == ["background", "high"]
+    assert [row.priority for row in site.rows()] == ["high"]

@@ -122,6 +122,22 @@ def test_a_full_disk_at_the_destination_is_told_and_nothing_is_replaced(site: Si
     assert site.rows()[-1].error_class == ("RemoteCallError" if direction == "push" else "LocalDiskError")
 
 
+@pytest.mark.parametrize("direction", ["push", "fetch"])
+def test_a_disk_above_the_inventorys_limit_takes_nothing(sshd: Sshd, tmp_path: Path, direction: str) -> None:
+    site = made_site(tmp_path, sshd, more="sync_routing: {max_disk_usage_percent: 0.0001}")
+    here, there = (site.near, site.far) if direction == "push" else (site.far, site.near)
+    (here / "a.npz").write_bytes(noise(1000))
+    ends = (site.near / "a.npz", f"{site.at}/") if direction == "push" else (f"{site.at}/a.npz", f"{site.near}/")
+    folders = (site.near, f"{site.at}/") if direction == "push" else (f"{site.at}/", site.near)
+
+    one, many = site.copy(*ends), site.batch(["a.npz"], *folders)
+
+    assert "max_disk_usage_percent" in one.error
+    assert "max_disk_usage_percent" in many.error
+    assert list(there.iterdir()) == []
+    assert [row.error_class for row in site.rows()] == ["AdmissionRefusedError"] * 2
+
+
 def test_an_unknown_host_key_is_refused_with_the_command_that_adds_it(site: Site, tmp_path: Path) -> None:
     (site.near / "a.npz").write_bytes(b"x")
     site.sshd.known_hosts.write_text("")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ringrift_sync_dagster.settings.revoked import set_revoked
+from ringrift_sync_dagster.sync.deployment.remote import NAMES
 from tests.agent.agents import addresses
 from tests.sshd import PROGRAMS, Sshd
 from tests.sync.deploying import Target, target, write_wheel
@@ -23,18 +24,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def node(tmp_path: Path, wheel: Path) -> Iterator[Target]:
-    """A node without any Python, whose login prints a banner."""
+    """A node on which no Python answers, and whose login prints a banner."""
     address = next(addresses())
     sshd = Sshd(tmp_path / "sshd", address, programs=PROGRAMS, banner="Welcome to node-a!")
-    with target(tmp_path, address, wheel, sshd) as made:
+    for name in NAMES:
+        give_python(sshd, name, "exit 1")
+    with target(tmp_path, address, wheel, sshd, python=False) as made:
         yield made
 
 
-def give_python(node: Target, name: str, told: str) -> None:
-    """Put a program there that answers as that Python would."""
-    path = node.sshd.home / ".local" / "bin" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\necho {told}\n")
+def give_python(sshd: Sshd, name: str, does: str) -> None:
+    """Put a program of that name there, before any that this machine has."""
+    path = sshd.folder / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{does}\n")
     path.chmod(0o755)
 
 
@@ -47,8 +50,8 @@ def test_a_node_without_python_is_told_which_it_needs(node: Target) -> None:
 
 
 def test_a_node_with_an_old_or_half_python_is_told_what_it_has(node: Target) -> None:
-    give_python(node, "python3", "3.8.10 nothing")
-    give_python(node, "python3.12", "3.12.3 ensurepip")
+    give_python(node.sshd, "python3", "echo 3.8.10 nothing")
+    give_python(node.sshd, "python3.12", "echo 3.12.3 ensurepip")
 
     failure = node.deploy().failure
 

@@ -197,12 +197,13 @@ def test_a_silence_is_a_stall_and_what_came_before_it_is_kept(host: SshHost, tmp
 def test_a_deadline_ends_a_transfer_on_time_and_keeps_what_came(
     host: SshHost, transport: SshTransport, tmp_path: Path
 ) -> None:
-    artifact = host.place(made(2 * MIB, "deadline"))
-    transport.probe(Deadline(20))
+    artifact, clock = host.place(made(2 * MIB, "deadline")), [0.0]
+    deadline = Deadline(30, now=lambda: clock[0])
+    passed = once(lambda: clock.append(clock.pop() + 31))
     started = time.monotonic()
     with pytest.raises(DeadlineExceededError):
-        transport.fetch(artifact, tmp_path / "got", deadline=Deadline(1.5), pacer=SlowPacer(16 << 10, 0.05))
-    assert time.monotonic() - started < 2.5
+        transport.fetch(artifact, tmp_path / "got", deadline=deadline, progress=passed, pacer=SlowPacer(16 << 10, 0.05))
+    assert time.monotonic() - started < 5
     assert 0 < part_of(tmp_path / "got").stat().st_size < 2 * MIB
 
 

@@ -102,6 +102,6 @@ class Remote:
 
 def _no_python(seen: Sequence[str]) -> str:
     least = ".".join(map(str, LEAST_PYTHON))
-    found = "; ".join(seen) or f"none of {', '.join(NAMES)} is there"
+    found = "; ".join(seen) or f"none of {', '.join(NAMES)} answers"
     advice = "on Debian and Ubuntu: apt-get install python3.11 python3.11-venv"
     return f"the agent needs Python {least} or newer with venv and ensurepip: {found}. Install it ({advice})"

@@ -94,7 +94,7 @@ class _Before:
     def bring_back(self, place: Place, order: Mapping[str, Any]) -> str:
         """Go back to it; say what now is true."""
         seconds, new = order["health_seconds"], order["release"]
-        what = f"{new} was started and did not answer within {seconds:.0f} s"
+        what = f"{new} was started and did not answer (waited {seconds:.0f} s at most)"
         for path, (data, mode) in self.files.items():
             write_whole(path, data, mode)
         if self.current is None or place.config not in self.files:

@@ -144,17 +144,7 @@ class Systemd:
 
     def last_words(self) -> str:
         """Give the end of the unit's journal."""
-        arguments = [
-            "journalctl",
-            "--user",
-            "--unit",
-            self._unit.name,
-            "--lines",
-            "15",
-            "--no-pager",
-            "--output",
-            "cat",
-        ]
+        arguments = ["journalctl", "--user", "-u", self._unit.name, "-n", "15", "--no-pager", "-o", "cat"]
         return run(arguments, _CALL_SECONDS, env=_session()).output
 
 

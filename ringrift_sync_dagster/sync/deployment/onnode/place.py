@@ -1,5 +1,8 @@
 """Where everything of the agent lies on this node: below one directory, so that removing it removes nothing else.
 
+It lies in the node's own root, beside the data that it serves, and not in the home: providers keep the volume with the
+root when they start a container anew, several nodes may share one login, and no scan looks into it.
+
 agent/
   agent.json               what the supervisor starts: the agent's arguments, and where it then answers
   agent.pyz                this program, which the supervisor runs

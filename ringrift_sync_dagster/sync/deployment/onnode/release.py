@@ -61,9 +61,8 @@ def _install(release: Path, wheel: Path, *, offline: bool) -> None:
     _step("python -m venv", run([sys.executable, "-I", "-m", "venv", "venv"], _INSTALL_SECONDS, cwd=release))
     requirements = [*pip, *only_ours, "-r", "requirements-agent.txt"]
     _step("pip install -r requirements-agent.txt", run(requirements, _INSTALL_SECONDS, cwd=release))
-    _step(
-        f"pip install {wheel.name}", run([*pip, "--no-deps", "--no-index", str(wheel)], _INSTALL_SECONDS, cwd=release)
-    )
+    own = [*pip, "--no-deps", "--no-index", str(wheel)]
+    _step(f"pip install {wheel.name}", run(own, _INSTALL_SECONDS, cwd=release))
     # This compiles what the agent imports, and no more: all of it would take longer than everything else.
     agent = [python, "-I", "-m", "ringrift_sync_dagster.agent", "--help"]
     _step("the agent of this wheel", run(agent, _TRY_SECONDS, cwd=release))
