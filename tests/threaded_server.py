@@ -85,7 +85,8 @@ class ThreadedServer:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for transport in self._transports:
-                transport.abort()
+                with contextlib.suppress(AttributeError):  # one that has ended already has no loop any more
+                    transport.abort()
             await asyncio.sleep(0.01)  # a transport is closed by the loop, in its next rounds
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

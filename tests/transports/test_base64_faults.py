@@ -114,7 +114,7 @@ def test_a_node_that_never_ends_its_answer_does_not_fill_our_memory(
     with pytest.raises(TransientError, match="more than"):
         carried.fetch(tmp_path / "remote", DATA)
 
-    assert carried.part.read_bytes() == b""
+    assert not [path for path in tmp_path.glob("got*") if path.stat().st_size]
 
 
 @pytest.mark.parametrize("name", ["base64", "sha256sum", "dd"])
