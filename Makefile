@@ -56,12 +56,12 @@ check-definitions:
 
 test: setup ## Run the tests, all but those of `cluster`, `soak` and `mutants`.
 	@$(BIN)/python -m pytest tests --ignore=tests/mutants -m "not cluster and not soak and not mutants" \
-		-n $(JOBS) --dist loadgroup $(ARGS)
+		-n $(JOBS) --dist load $(ARGS)
 
 cluster: setup ## Run the tests that need the embedded cluster.
 	@deploy/setup.sh initdb:postgresql
 	@$(BIN)/python -m pytest tests --ignore=tests/mutants -m "cluster and not soak" -o timeout=600 \
-		-n $(JOBS) --dist loadgroup $(ARGS)
+		-n $(JOBS) --dist load $(ARGS)
 
 # pytest ends with 5 when no test was selected.
 soak: setup ## Run the long tests.

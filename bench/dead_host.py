@@ -119,7 +119,7 @@ class _TimedLadder(Ladder):
         """The way to a node."""
         if node.name != _DEAD:
             return super().to(node)
-        return _TimedWay(node, self._makers(node), self._state, self._breakers, self._lost)
+        return _TimedWay(node, self._makers(node), self._state, self.breakers, self._lost)
 
     def _lost(self, seconds: float) -> None:
         self.lost_seconds += seconds

@@ -8,6 +8,7 @@ SyncError
     DeadlineExceededError  retry   the time budget is spent; what arrived is kept for the next attempt
     RungUnusableError      rung    this transport cannot serve the node (no rsync, no Python); try the next one
       UnreachableError     rung    nothing answered at that address and port; others that need the same port fail too
+      LocalToolError       rung    a program, a file or a token that this transport needs is missing on our own side
     ChecksumError          rung    the copy's SHA-256 is not the artifact's; the copy was removed
     NodeDownError          node    the node does not answer on any path; leave it alone for a while
     AuthenticationError    stop    the node refused who we are; a person must look
@@ -18,6 +19,7 @@ SyncError
     SourceChangedError     ours    the file changed while it was read: order it again
     LocalDiskError         ours    our own disk is full or not writable
     TransferCancelledError ours    we stopped it ourselves
+    TransferUnderWayError  ours    another process of ours transfers this very artifact now; wait for it
     AdmissionRefusedError  ours    a disk or the memory would pass its limit; nothing was moved
   PackRefusedError         stop    this artifact is set aside, and nothing of it was merged; other artifacts go on
   LeaseHeldError           ours    another process does this work now
@@ -46,6 +48,14 @@ class NextStep(Enum):
     NODE_DOWN = "node_down"  # leave this node alone for a while
     STOP = "stop"  # do not try again by itself: tell a person
     OURS = "ours"  # no fault of the node; its breaker stays closed
+
+
+def storable(text: str, most_chars: int = 4000) -> str:
+    """Give text that every database and terminal takes: bounded, valid Unicode without NUL.
+
+    What a node said, or how one of its files is called, may be in an error's words.
+    """
+    return text[:most_chars].encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "?")
 
 
 class SyncError(Exception):
@@ -153,6 +163,10 @@ class UnreachableError(RungUnusableError):
     """Nothing answers at the address and port: refused, or no answer within the connect timeout."""
 
 
+class LocalToolError(RungUnusableError):
+    """Something that this transport needs is missing on our own side; the node is not to blame, another may work."""
+
+
 class ChecksumError(TransferError):
     """The copy's SHA-256 is not the artifact's; the copy was removed."""
 
@@ -224,6 +238,12 @@ class LocalDiskError(TransferError):
 
 class TransferCancelledError(TransferError):
     """We stopped the transfer ourselves; what has arrived is kept."""
+
+    next_step: ClassVar[NextStep] = NextStep.OURS
+
+
+class TransferUnderWayError(TransferError):
+    """Another process of ours transfers this very artifact to or from the same place now; the node is healthy."""
 
     next_step: ClassVar[NextStep] = NextStep.OURS
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import requests
+from xdist.scheduler import LoadScopeScheduling
 
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 
@@ -22,7 +23,27 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 AGENTS = ("vast-900001", "runpod-a1")
 READY_SECONDS = 90.0
 
+# Files whose tests share something dear, each group in one process; every other test runs wherever there is time.
+TOGETHER = {
+    "tests/defs/test_webserver.py": "webserver",  # one webserver for the whole test run
+    "tests/defs/test_three_ways.py": "webserver",
+    "tests/sync/test_deploy.py": "deploy",  # one installation for all of them
+    "tests/sync/test_deploy_in_place.py": "deploy in place",
+}
+
 Ask = Callable[..., dict[str, Any]]
+
+
+class Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """What ``xdist_group`` would do; with pytest 9.2 xdist 3.8 does not see that marker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return TOGETHER.get(nodeid.partition("::")[0], nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:  # noqa: ANN401 - xdist's own class
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")

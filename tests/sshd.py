@@ -18,7 +18,9 @@ from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.transports.ssh import SshSettings
 
 READY_SECONDS = 15.0
-PROGRAMS = ("sh", "base64", "dd", "head", "tail", "sha256sum", "cat", "mv", "mkdir", "rm", "wc", "stat", "sync", "test")
+PROGRAMS = (
+    "sh", "base64", "dd", "df", "head", "tail", "sha256sum", "cat", "mv", "mkdir", "rm", "wc", "stat", "sync", "test",
+)  # fmt: skip
 """What a node has at least: no Python, no rsync, no scp, no sftp."""
 
 CONFIG = """ListenAddress {address}
@@ -138,6 +140,11 @@ class Sshd:
         self._process = None
         for pid in sessions:
             _kill(pid)
+
+    @property
+    def sessions(self) -> list[int]:
+        """Process ids of all that runs for a login now."""
+        return [] if self._process is None else _descendants(self._process.pid)
 
     def kill(self) -> None:
         """``kill -9`` of the server and its sessions: nobody says goodbye."""

@@ -35,13 +35,14 @@ SAMPLES: list[SyncError] = [
 
 EXPECTED = {
     "RETRY": {"TransferError", "TransientError", "StallError", "DeadlineExceededError"},
-    "NEXT_RUNG": {"RungUnusableError", "UnreachableError", "ChecksumError"},
+    "NEXT_RUNG": {"RungUnusableError", "UnreachableError", "LocalToolError", "ChecksumError"},
     "NODE_DOWN": {"NodeDownError"},
     "OURS": {
         *(
             "ArtifactGoneError",
             "SourceChangedError",
             "AdmissionRefusedError",
+            "TransferUnderWayError",
             "LocalDiskError",
             "TransferCancelledError",
         ),

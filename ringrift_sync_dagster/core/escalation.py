@@ -21,6 +21,7 @@ from ringrift_sync_dagster.errors import (
     ArtifactGoneError,
     ChecksumError,
     DeadlineExceededError,
+    LocalToolError,
     NextStep,
     NodeDownError,
     RemoteCallError,
@@ -86,6 +87,7 @@ class Then(Enum):
     """What the ladder does after an error."""
 
     RETRY = "retry"  # the same rung, a moment later
+    GO_ON = "go_on"  # the same rung at once: it only was slow
     NEXT_RUNG = "next_rung"
     STOP = "stop"
 
@@ -132,25 +134,31 @@ class Attempt:
 SKIPPED: Final = "Skipped"
 
 
-def judge(error: SyncError, *, budget_spent: bool) -> Judgement:
+def judge(error: SyncError, *, budget_spent: bool, moved: bool = False) -> Judgement:
     """Say what an error means for the ladder.
 
     Args:
         error: What a rung raised.
         budget_spent: True when the whole ladder's time is over, not only this rung's share.
+        moved: True when bytes arrived in this try: whoever moves and is only slow is not to blame, and goes on.
 
     """
-    if isinstance(error, RemoteCallError | ArtifactGoneError | SourceChangedError):
-        return Judgement(Then.STOP, worked=True)
-    if isinstance(error, DeadlineExceededError):
-        return Judgement(Then.STOP) if budget_spent else Judgement(Then.NEXT_RUNG, blames=True)
-    if isinstance(error, ChecksumError):
-        return Judgement(Then.NEXT_RUNG)
-    if isinstance(error, RungUnusableError):
-        return Judgement(Then.NEXT_RUNG, blames=True)
-    if error.next_step is NextStep.RETRY:
+    if isinstance(error, DeadlineExceededError) and not budget_spent:
+        return Judgement(Then.GO_ON) if moved else Judgement(Then.NEXT_RUNG, blames=True)
+    for kinds, judged in _BY_KIND:
+        if isinstance(error, kinds):
+            return judged
+    if error.next_step is NextStep.RETRY and not isinstance(error, DeadlineExceededError):
         return Judgement(Then.STOP if budget_spent else Then.RETRY, blames=True)
     return Judgement(Then.STOP)
+
+
+# The first that fits; a class stands before its base.
+_BY_KIND: Final[tuple[tuple[tuple[type[SyncError], ...], Judgement], ...]] = (
+    ((RemoteCallError, ArtifactGoneError, SourceChangedError), Judgement(Then.STOP, worked=True)),
+    ((ChecksumError, LocalToolError), Judgement(Then.NEXT_RUNG)),
+    ((RungUnusableError,), Judgement(Then.NEXT_RUNG, blames=True)),
+)
 
 
 def order(rungs: Sequence[Rung], first: str) -> tuple[Rung, ...]:
@@ -174,10 +182,21 @@ def budget_seconds(rungs: Sequence[Rung], size_bytes: int, bytes_per_second: flo
 
 
 def share_seconds(
-    rung: Rung, later: Sequence[Rung], remaining_seconds: float, size_bytes: int, bytes_per_second: float
+    rung: Rung, later: Sequence[Rung], remaining_seconds: float, size_bytes: int | None, bytes_per_second: float
 ) -> float:
-    """Give the part of the remaining time that one try of a rung may take, so that the later ones can still connect."""
-    own = LADDER[rung].connect_seconds + _moving_seconds(rung, size_bytes, bytes_per_second)
+    """Give the part of the remaining time that one try may take, so that the later rungs can still connect.
+
+    Args:
+        rung: The rung that is tried.
+        later: Those that come after it.
+        remaining_seconds: What is left of the whole budget.
+        size_bytes: What is to move; None for a call, whose work on the node takes as long as the caller allows.
+        bytes_per_second: The rate that was granted; above 0.
+
+    """
+    own = math.inf
+    if size_bytes is not None:
+        own = LADDER[rung].connect_seconds + _moving_seconds(rung, size_bytes, bytes_per_second)
     kept = sum(LADDER[other].connect_seconds for other in later)
     return min(own, max(remaining_seconds - kept, remaining_seconds / (len(later) + 1)))
 
@@ -201,8 +220,8 @@ def pause_seconds(tries_done: int, chance: float) -> float:
 def summary(node: str, errors: Sequence[TransferError], attempts: Sequence[Attempt]) -> TransferError:
     """Give the one error that a climb without success ends with; it names every rung and why it failed.
 
-    When no rung got an answer the node is down. Otherwise the class of the last error that was more than a rung that
-    cannot serve is kept, because it says best what to do next.
+    When nothing answered on any of them the node is down. Otherwise the class of the last error that was more than a
+    rung that cannot serve is kept, because it says best what to do next.
     """
     words = "; ".join(str(attempt) for attempt in _last_of_each(attempts))
     telling = [error for error in errors if not isinstance(error, RungUnusableError)]
@@ -211,9 +230,11 @@ def summary(node: str, errors: Sequence[TransferError], attempts: Sequence[Attem
 
 
 def _kind_of_silence(errors: Sequence[TransferError]) -> type[TransferError]:
-    if errors and not any(isinstance(error, UnreachableError) for error in errors):
-        return RungUnusableError  # it answers, and nothing that it has can serve us
-    return NodeDownError
+    if any(isinstance(error, LocalToolError) for error in errors):
+        return LocalToolError  # what is missing here is for a person here to mend
+    if all(isinstance(error, UnreachableError) for error in errors):
+        return NodeDownError
+    return RungUnusableError  # it answers, and nothing that it has can serve us
 
 
 def _last_of_each(attempts: Sequence[Attempt]) -> list[Attempt]:

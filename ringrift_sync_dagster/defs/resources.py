@@ -37,7 +37,7 @@ class CircuitBreakerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """When a node's transport is left alone: sync guide, "Circuit Breaker"."""
 
     failure_threshold: int = Field(default=3, ge=1, description="Failures in a row that open a breaker.")
-    recovery_timeout_seconds: float = Field(default=60.0, gt=0, description="How long it stays open at first.")
+    recovery_timeout_seconds: float = Field(default=60.0, gt=0, le=600, description="How long it stays open at first.")
 
     def config(self) -> CircuitBreakerConfig:
         """The breakers' numbers."""

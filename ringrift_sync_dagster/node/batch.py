@@ -6,6 +6,7 @@ by itself; one bad file holds up no other. A database is never among them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -15,10 +16,10 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, 
 from . import landing
 from .errors import KitError, from_os_error
 from .patterns import DATABASE_SUFFIXES
-from .snapshot import digest_still, is_database
+from .snapshot import KEEP_SECONDS, SIDECAR, digest_still, is_database, is_sidecar_name, refuse_sidecar
 
 _KEY = re.compile(r"[0-9a-f]{12}")
-_MODE = 0o644
+_PREFIX = ".ringrift-batch-"
 _DATABASE = "a database does not travel in a batch: copy it alone, as a snapshot"
 
 
@@ -31,8 +32,8 @@ def inspect(path: str, files: Sequence[str], hashes: Sequence[str]) -> Dict[str,
         hashes: Those of them that are read, and whose SHA-256 is given; it is empty for the others.
 
     Returns:
-        ``root``: the folder's real path; ``files``: for each that may travel ``[bytes, mtime_ns, inode, sha256]``;
-        ``failed``: for each other ``[code, text]``.
+        ``root``: the folder's real path; ``files``: for each that may travel
+        ``[bytes, mtime_ns, inode, mode, sha256]``; ``failed``: for each other ``[code, text]``.
 
     Raises:
         KitError: ``missing``: there is no such folder.
@@ -46,32 +47,37 @@ def inspect(path: str, files: Sequence[str], hashes: Sequence[str]) -> Dict[str,
     return {"root": root, "files": found, "failed": failed}
 
 
-def stage(path: str, key: str, states: Mapping[str, Sequence[Any]]) -> Dict[str, Any]:
+def stage(path: str, key: str, states: Mapping[str, Sequence[Any]], now: float) -> Dict[str, Any]:
     """Make the folder in which files collect; what an earlier run left there of other files is removed.
+
+    So are the folders of other batches in which nothing happened for a day: nobody came back to them.
 
     Args:
         path: The destination; made when it is missing.
         key: Names the folder: the same for the same batch.
         states: Length and ``mtime_ns`` of each file at its source.
+        now: The wall clock of this machine, seconds.
 
     Returns:
-        ``dest`` and ``staging``, absolute; ``needed``: bytes of the files that are not there as they are at the
-        source; ``used`` and ``free`` bytes of the disk.
+        ``dest`` and ``staging``, absolute; ``there``: names of the files that lie at the destination as they are at
+        the source, and ``came``: names of those that an earlier run brought; ``used`` and ``free`` bytes of the disk.
 
     """
     dest = os.path.abspath(os.path.expanduser(path))
     os.makedirs(dest, exist_ok=True)
     dest = os.path.realpath(dest)
     staging = _staging(dest, key)
+    _remove_old(dest, staging, now)
     os.makedirs(staging, exist_ok=True)
+    os.chmod(staging, 0o700)  # what collects may be secret
     wanted = {os.path.join(staging, name) for name in states}
     for folder, _, names in os.walk(staging):
         for name in names:
             if os.path.join(folder, name) not in wanted:
                 os.unlink(os.path.join(folder, name))
-    there = (dest, staging)
-    needed = [state[0] for name, state in states.items() if not any(_same(root, name, state) for root in there)]
-    return {"dest": dest, "staging": staging, "needed": sum(needed), **landing.room(dest)}
+    there = [name for name, state in states.items() if _same(dest, name, state)]
+    came = [name for name, state in states.items() if _same(staging, name, state)]
+    return {"dest": dest, "staging": staging, "there": there, "came": came, **landing.room(dest)}
 
 
 def staged(path: str, key: str, files: Sequence[str]) -> Dict[str, Any]:
@@ -86,7 +92,8 @@ def land(path: str, key: str, states: Mapping[str, Sequence[Any]]) -> Dict[str, 
     Args:
         path: The destination, as ``stage`` gave it.
         key: As for ``stage``.
-        states: Length and SHA-256 of each; where the latter is empty, only the length is compared.
+        states: Length, ``mtime_ns``, mode and SHA-256 of each; where the last is empty, it is not compared. What did
+            not arrive must lie there already, with the same length and time.
 
     Returns:
         ``landed`` and ``unchanged``: names; ``failed``: as for ``inspect``.
@@ -126,6 +133,7 @@ def _inspected(root: str, name: str, *, hashes: bool) -> List[Any]:
     if not os.path.lexists(path):
         raise KitError("missing", "there is no such file")
     _require_inside(root, os.path.realpath(path))
+    refuse_sidecar(os.path.realpath(path))
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise KitError("unreadable", "this is no regular file; name the files of a folder one by one")
@@ -134,25 +142,28 @@ def _inspected(root: str, name: str, *, hashes: bool) -> List[Any]:
     if is_database(path):
         raise KitError("bad_arguments", _DATABASE)
     digest, found = digest_still(path) if hashes else ("", found)
-    return [found.st_size, found.st_mtime_ns, found.st_ino, digest]
+    return [found.st_size, found.st_mtime_ns, found.st_ino, found.st_mode, digest]
 
 
 def _landed(dest: str, staging: str, name: str, state: Sequence[Any], touched: Set[str]) -> bool:
     """Let one file arrive; False where nothing had to come. ``touched`` grows by the folders to be synced."""
-    size, sha256 = state
+    size, mtime_ns, mode, sha256 = state
     arrived, final = os.path.join(staging, name), os.path.join(dest, name)
+    refuse_sidecar(final)
     there, before = _regular(arrived), _regular(final)
     if there is None:
-        if before is not None and before.st_size == size:
-            return False
-        raise KitError("missing", "it did not arrive")
+        if not _same(dest, name, (size, mtime_ns)):
+            raise KitError("missing", "it did not arrive")
+        if sha256 and digest_still(final)[0] != sha256:
+            raise KitError("checksum", "what lies there has the same length and time, and other bytes")
+        return False
     if there.st_size != size or (sha256 and digest_still(arrived)[0] != sha256):
         raise KitError("checksum", "what arrived is another file; it was removed")
     folder = os.path.dirname(final)
     os.makedirs(folder, exist_ok=True)
     _require_inside(dest, os.path.realpath(folder))
     landing.require_replaceable(final, database=False)
-    landing.settle(arrived, _MODE if before is None else stat.S_IMODE(before.st_mode))
+    landing.settle(arrived, landing.mode_for(before, mode))
     os.replace(arrived, final)
     while folder not in touched and len(folder) >= len(dest):
         touched.add(folder)
@@ -162,7 +173,26 @@ def _landed(dest: str, staging: str, name: str, state: Sequence[Any], touched: S
 
 def _same(root: str, name: str, state: Sequence[Any]) -> bool:
     found = _regular(os.path.join(root, name))
-    return found is not None and [found.st_size, found.st_mtime_ns] == list(state)
+    return found is not None and [found.st_size, found.st_mtime_ns] == list(state[:2])
+
+
+def _remove_old(dest: str, staging: str, now: float) -> None:
+    for name in os.listdir(dest):
+        folder = os.path.join(dest, name)
+        if name.startswith(_PREFIX) and folder != staging and now - _newest(folder) > KEEP_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _newest(folder: str) -> float:
+    """Give when something last happened below a folder: a whole file has its source's time, its folder the real one."""
+    paths = [folder]
+    for inner, folders, names in os.walk(folder):
+        paths += [os.path.join(inner, name) for name in (*folders, *names)]
+    newest = 0.0
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            newest = max(newest, os.lstat(path).st_mtime)
+    return newest
 
 
 def _regular(path: str) -> Optional[os.stat_result]:
@@ -181,6 +211,8 @@ def _require_name(name: str) -> None:
         raise KitError("outside", "the name leads out of the folder")
     if name.lower().endswith(DATABASE_SUFFIXES):
         raise KitError("bad_arguments", _DATABASE)
+    if is_sidecar_name(name):
+        raise KitError("bad_arguments", SIDECAR)
 
 
 def _require_inside(root: str, real: str) -> None:
@@ -191,4 +223,4 @@ def _require_inside(root: str, real: str) -> None:
 def _staging(dest: str, key: str) -> str:
     if not _KEY.fullmatch(key):
         raise KitError("bad_arguments", "the key has another form")
-    return os.path.join(dest, f".ringrift-batch-{key}")
+    return os.path.join(dest, f"{_PREFIX}{key}")

@@ -19,6 +19,7 @@ CODES: Dict[str, str] = {
     "short": "some of the artifact has not arrived yet",
     "bad_arguments": "the caller asked for something that does not exist",
     "unreadable": "the file cannot be read as it is",
+    "no_python": "the operation takes Python 3.8 or later, which a login does not find on the node",
     "internal": "a fault of the kit itself",
 }
 

@@ -113,7 +113,8 @@ def accept(scratch: str, node: str, sha256: str, size: int, now: float) -> Dict[
         if there < size:
             raise KitError("short", f"{there} of {size} bytes have arrived", sha256)
         if there > size or _digest(descriptor) != sha256:
-            os.unlink(part)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
             raise KitError(
                 "checksum", f"the {there} bytes that arrived are another artifact; they were removed", sha256
             )
@@ -122,7 +123,8 @@ def accept(scratch: str, node: str, sha256: str, size: int, now: float) -> Dict[
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    os.replace(part, final)
+    with contextlib.suppress(FileNotFoundError):  # another push of the same bytes was faster
+        os.replace(part, final)
     receipt = _receipt(final, sha256, size)
     if receipt is None:
         raise KitError("missing", "the artifact vanished when it had just arrived", sha256)

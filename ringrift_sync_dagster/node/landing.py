@@ -17,11 +17,12 @@ from typing import Any, Dict, Iterator, Optional
 from . import recovery
 from .errors import KitError
 from .patterns import DATABASE_SUFFIXES
-from .snapshot import KEEP_SECONDS, SIDECARS, digest_still, is_database
+from .snapshot import KEEP_SECONDS, SIDECARS, digest_still, is_database, refuse_sidecar
 
 _NAME_BYTES = 200  # a name has 255 at most
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_MODE = 0o644
+_PRIVATE = 0o600  # until it has its name: it may be a secret
+_MOST = 0o644
 
 
 def place(path: str, name: str, sha256: str, size: int, now: float) -> Dict[str, Any]:
@@ -40,10 +41,11 @@ def place(path: str, name: str, sha256: str, size: int, now: float) -> Dict[str,
 
     Raises:
         KitError: ``locked`` where a database there is in use; ``unreadable`` where something that is no regular file
-            has the name; ``no_space``.
+            has the name; ``no_space``; ``bad_arguments`` where the name is that of a part of a database.
 
     """
     final = _final(path, name)
+    refuse_sidecar(final)
     require_replaceable(final, database=_counts_as_database(final))
     part = part_of(final, sha256)
     _remove_old_parts(part, now)
@@ -57,7 +59,7 @@ def place(path: str, name: str, sha256: str, size: int, now: float) -> Dict[str,
 
 
 def install(part: str, final: str, sha256: str, size: int) -> None:
-    """Give a file that has arrived its name, durably.
+    """Give a file that has arrived its name, durably; it has the mode of what it replaces, else its own (``mode_for``).
 
     Args:
         part: Where it lies, in the folder of ``final``.
@@ -67,9 +69,11 @@ def install(part: str, final: str, sha256: str, size: int) -> None:
 
     Raises:
         KitError: ``checksum`` where it is another file: it was removed; ``short`` where some of it is missing;
-            ``locked`` where a database of that name came into use meanwhile: what arrived stays.
+            ``locked`` where a database of that name came into use meanwhile: what arrived stays; ``bad_arguments``
+            as for ``place``.
 
     """
+    refuse_sidecar(final)
     there = _size(part) or 0
     if there < size:
         raise KitError("short", f"{there} of {size} bytes have arrived")
@@ -78,8 +82,7 @@ def install(part: str, final: str, sha256: str, size: int) -> None:
         raise KitError("checksum", "what arrived is another file; it was removed")
     database = _counts_as_database(final) or is_database(part)
     require_replaceable(final, database=database)
-    before = _stat(final)
-    settle(part, _MODE if before is None else stat.S_IMODE(before.st_mode))
+    settle(part, mode_for(_stat(final), os.lstat(part).st_mode))
     if database:
         for suffix in SIDECARS:
             with contextlib.suppress(FileNotFoundError):
@@ -92,6 +95,14 @@ def withdraw(part: str) -> None:
     """Remove a part to which nothing came, because the transfer was not admitted. Idempotent."""
     if part.endswith(".part") and _size(part) == 0:
         os.unlink(part)
+
+
+def mode_for(before: Optional[os.stat_result], source: int) -> int:
+    """Give the permissions of a file that arrives: those of what it replaces, else those of its source.
+
+    Of the latter nobody but the owner may write it, nobody runs it, and its owner can always replace it.
+    """
+    return source & _MOST | _PRIVATE if before is None else stat.S_IMODE(before.st_mode)
 
 
 def part_of(final: str, sha256: str) -> str:
@@ -180,7 +191,7 @@ def _counts_as_database(final: str) -> bool:
 
 def _begin(part: str, size: int) -> int:
     """Make the part if it is missing; give how much is there. A longer one is of no use."""
-    descriptor = os.open(part, _CREATE, _MODE)
+    descriptor = os.open(part, _CREATE, _PRIVATE)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):

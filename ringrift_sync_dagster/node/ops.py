@@ -53,6 +53,7 @@ _FILES = _Argument((list,), required=True)
 _STATES = _Argument((dict,), required=True)
 _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
     "scan": {},
+    "disk": {},
     "hash": {"path": _PATH},
     "list": {"path": _PATH, "config": _CONFIG, "after": _Argument((dict,)), "limit": _SEVERAL},
     "pack": {
@@ -161,6 +162,14 @@ def _scan(context: Context, arguments: Arguments) -> Result:
         cache = os.path.join(context.scratch, "scan-cache.db")
         _SCANNERS[key] = Scanner(context.roots, cache, context.scratch)
     return {"entries": _SCANNERS[key].scan(context.now)}
+
+
+def _disk(context: Context, arguments: Arguments) -> Result:
+    """Tell of the disk of the first root; what is free is what its user may use."""
+    _checked("disk", arguments)
+    found = os.statvfs(context.roots.paths[0])
+    sizes = {"total_bytes": found.f_blocks, "used_bytes": found.f_blocks - found.f_bfree, "free_bytes": found.f_bavail}
+    return {name: blocks * found.f_frsize for name, blocks in sizes.items()}
 
 
 def _manifest(context: Context, arguments: Arguments) -> Result:
@@ -336,6 +345,7 @@ def _translated(op: Callable[[Context, Arguments], Result]) -> Callable[[Context
 
 OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "scan": _translated(_scan),
+    "disk": _translated(_disk),
     "pack": _translated(_pack),
     "list": _translated(_list),
     "hash": _translated(_hash),
@@ -348,7 +358,7 @@ OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "accept": _translated(_accept),
     **{name: _translated(_ordered(name)) for name in _ORDERS},
 }
-REMOTE = ("hash", "list", "pack", "scan")
+REMOTE = ("disk", "hash", "list", "pack", "scan")
 """What is run for others; the rest writes, reads without a limit, or is how SSH does what an agent does by HTTP."""
 
 

@@ -51,7 +51,7 @@ def _withdraw(order: Order) -> Result:
 
 
 def _stage(order: Order) -> Result:
-    return batch.stage(order.given["path"], order.given["key"], order.given["states"])
+    return batch.stage(order.given["path"], order.given["key"], order.given["states"], order.now)
 
 
 def _staged(order: Order) -> Result:

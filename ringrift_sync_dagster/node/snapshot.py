@@ -20,16 +20,18 @@ from .patterns import DATABASE_SUFFIXES
 
 KEEP_SECONDS = 24 * 3600.0
 SIDECARS = ("-wal", "-shm", "-journal")
+SIDECAR = "this is a part of a database, and would be replayed into another one: copy the database"
 _MAGIC = b"SQLite format 3\0"
 _CHUNK_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20
 _BUSY = (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED
 _BUSY_TRIES = 20
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe must not hold us up
+_SIDECAR_NAMES = tuple(suffix + side for suffix in DATABASE_SUFFIXES for side in SIDECARS)
 
 
 def freeze(path: str, token: str, scratch: str, now: float) -> Dict[str, Any]:
-    """Give what is to be carried of a file: ``path``, ``sha256``, ``bytes``, and whether it is a ``snapshot``.
+    """Give what is to be carried of a file: ``path``, ``sha256``, ``bytes``, ``mode``, and if it is a ``snapshot``.
 
     Args:
         path: The file; ``~`` and symbolic links are followed.
@@ -39,14 +41,17 @@ def freeze(path: str, token: str, scratch: str, now: float) -> Dict[str, Any]:
 
     Raises:
         KitError: ``missing``, ``unreadable``, ``changed`` where a file that is no database did not stand still,
-            ``no_space``, and the codes of ``reader``; ``corrupt`` where SQLite's check finds the snapshot damaged.
+            ``no_space``, and the codes of ``reader``; ``corrupt`` where SQLite's check finds the snapshot damaged;
+            ``bad_arguments`` where it is a part of a database.
 
     """
     real = os.path.realpath(os.path.expanduser(path))
+    refuse_sidecar(real)
     if is_database(real):
-        return _snapshot(real, token, scratch, now)
+        mode = os.stat(real).st_mode
+        return {**_snapshot(real, token, scratch, now), "mode": mode}
     digest, found = digest_still(real)
-    return {"path": real, "sha256": digest, "bytes": found.st_size, "snapshot": False}
+    return {"path": real, "sha256": digest, "bytes": found.st_size, "mode": found.st_mode, "snapshot": False}
 
 
 def discard(token: str, scratch: str) -> None:
@@ -70,6 +75,23 @@ def is_database(path: str) -> bool:
         return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.read(descriptor, len(_MAGIC)) == _MAGIC
     finally:
         os.close(descriptor)
+
+
+def is_sidecar_name(name: str) -> bool:
+    """Tell whether SQLite would take a file of this name for a part of a database, by the name alone."""
+    return name.lower().endswith(_SIDECAR_NAMES)
+
+
+def refuse_sidecar(path: str) -> None:
+    """Refuse a log, a journal or an index of a database: SQLite replays it into whatever database lies beside it.
+
+    Raises:
+        KitError: ``bad_arguments``.
+
+    """
+    side = next((side for side in SIDECARS if path.endswith(side)), "")
+    if is_sidecar_name(path) or (side and is_database(path[: -len(side)])):
+        raise KitError("bad_arguments", SIDECAR, path)
 
 
 def digest_still(path: str) -> Tuple[str, os.stat_result]:

@@ -124,6 +124,15 @@ def reserved(store: StateStore, disk: str, *, up_to: int | None = None) -> int:
     return sum(row.reserved_bytes - row.received_bytes for row in counted)
 
 
+def begun(store: StateStore, seconds: float) -> int:
+    """Give how many transfers asked for a turn within the last seconds and have not ended, of all processes."""
+    with store.read() as connection:
+        moment = ticks.moment(connection)
+        recent = (transfers.c.epoch == moment.epoch) & (transfers.c.requested > moment.seconds - seconds)
+        counted = sa.select(sa.func.count()).select_from(transfers).where(unfinished() & recent)
+        return int(connection.execute(counted).scalar_one())
+
+
 @dataclass(frozen=True, slots=True)
 class _Queue:
     """All unfinished transfers at one moment, seen from one of them."""

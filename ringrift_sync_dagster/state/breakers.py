@@ -17,6 +17,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from ringrift_sync_dagster.core.breaker import Breaker, CircuitBreakerConfig, CircuitState, node_state
+from ringrift_sync_dagster.errors import storable
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state import ticks
 from ringrift_sync_dagster.state.events import publish
@@ -29,6 +30,9 @@ CIRCUIT_OPENED: Final = "CIRCUIT_OPENED"
 """Event: ``node``, ``transport``, ``failures`` in a row, ``open_seconds``, ``error``."""
 CIRCUIT_CLOSED: Final = "CIRCUIT_CLOSED"
 """Event: ``node``, ``transport``."""
+
+UNREACHABLE: Final = "UnreachableError"
+"""How the text of an error begins that says: nothing answers at the port."""
 
 _NO_PROBE: Final = {"host": "", "pid": 0, "pid_started": None, "boot_id": "", "thread": 0, "probe_expires": None}
 
@@ -145,14 +149,14 @@ def failed(
         insert_new(connection, breakers, [_new(node, transport)], ("node", "transport"))
         before = _load(connection, node, transport, local=store.is_local, lock=True)
         after = before.breaker.on_failure(before.moment.seconds, config, jitter)
-        values: dict[str, Any] = {**asdict(after), "epoch": before.moment.epoch, "last_error": error}
+        values: dict[str, Any] = {**asdict(after), "epoch": before.moment.epoch, "last_error": storable(error)}
         opens_now = after.open_until != before.breaker.open_until
         if opens_now:
             values |= _NO_PROBE
         _update(connection, node, transport, values)
         if opens_now:
             open_seconds = round(after.seconds_left(before.moment.seconds), 3)
-            told = {"failures": after.failures, "open_seconds": open_seconds, "error": error}
+            told = {"failures": after.failures, "open_seconds": open_seconds, "error": storable(error)}
             publish(connection, CIRCUIT_OPENED, {"node": node, "transport": transport, **told})
         elif before.was_open and after.open_until is None:
             _tell_closed(connection, node, transport)
@@ -165,6 +169,18 @@ def succeeded(store: StateStore, node: str, transport: str) -> None:
         if not _load(connection, node, transport, local=store.is_local).has_failures:
             return
     _close(store, _is(node, transport))
+
+
+def answered(store: StateStore, node: str, transport: str) -> None:
+    """Say that the port which this rung needs answers again, for another rung: what it failed of is over.
+
+    A failure of its own, such as a program that is missing on the node, stays counted.
+    """
+    with store.read() as connection:
+        row = _load(connection, node, transport, local=store.is_local).row
+        if row is None or not row.last_error.startswith(UNREACHABLE):
+            return
+    succeeded(store, node, transport)
 
 
 def released(store: StateStore, node: str, transport: str) -> None:
@@ -241,7 +257,8 @@ class _Found:
             return Admission(Verdict.ALLOWED)
         why = f"{self.row.failures} failures in a row, the last: {self.row.last_error}"
         if state is CircuitState.OPEN:
-            return Admission(Verdict.REFUSED, self.breaker.seconds_left(self.moment.seconds), why)
+            left = self.breaker.seconds_left(self.moment.seconds)
+            return Admission(Verdict.REFUSED, left, f"tried again in {left:.0f} s, after {why}")
         left = self.probe_left
         if left > 0:
             return Admission(Verdict.REFUSED, left, f"{process_of(self.row)} finds out whether it works again; {why}")

@@ -14,6 +14,7 @@ from typing import Any, Final, TypedDict, Unpack
 
 import sqlalchemy as sa
 
+from ringrift_sync_dagster.errors import storable
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state import ticks
 from ringrift_sync_dagster.state.holder import Process, process_of, this_process
@@ -112,6 +113,16 @@ class Transfer:
     seconds: float
     rungs: Sequence[Mapping[str, Any]]
 
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that travelled, over all rungs and tries."""
+        return sum(int(rung.get("bytes_moved", 0)) for rung in self.rungs)
+
+    @property
+    def rate_reached(self) -> float:
+        """Bytes per second over the time that it took; 0 until it has ended."""
+        return self.bytes_moved / self.seconds if self.seconds > 0 else 0.0
+
 
 def start_transfer(  # noqa: PLR0913 - these are the columns of the row
     store: StateStore,
@@ -165,7 +176,7 @@ def finish(store: StateStore, transfer_id: int, **ending: Unpack[Ending]) -> Non
 def fail(store: StateStore, transfer_id: int, error: BaseException, **ending: Unpack[Ending]) -> None:
     """Record that the transfer ended with an error; how much had arrived stays. Idempotent."""
     failed = {"state": TransferState.FAILED.value, "finished_at": clock.wall()}
-    _set(store, transfer_id, error_class=type(error).__name__, error=str(error), **failed, **_columns(ending))
+    _set(store, transfer_id, error_class=type(error).__name__, error=storable(str(error)), **failed, **_columns(ending))
 
 
 def transfer_rows(store: StateStore, *, limit: int = 100, running: bool = False) -> list[Transfer]:
@@ -223,7 +234,10 @@ def _set(store: StateStore, transfer_id: int, **values: Any) -> None:  # noqa: A
 def _columns(ending: Ending) -> dict[str, Any]:
     columns: dict[str, Any] = {**ending}
     if "rungs" in ending:
-        columns["rungs"] = [dict(rung) for rung in ending["rungs"]]
+        columns["rungs"] = [
+            {name: storable(value) if isinstance(value, str) else value for name, value in rung.items()}
+            for rung in ending["rungs"]
+        ]
     return columns
 
 

@@ -32,9 +32,10 @@ from ringrift_sync_dagster.storage import room
 from ringrift_sync_dagster.transports.base import Fetched, Pushed
 from ringrift_sync_dagster.transports.pacing import BucketPacer
 
-TURN_SECONDS: Final = 600.0
-"""How long a transfer waits for its turn."""
+TURN_SECONDS: Final = 1800.0
+"""How long a transfer waits for its turn: longer than the longest that runs, so that its age is not lost."""
 _FIRST_LOOK_SECONDS: Final = 0.05
+_SETTLED_SECONDS: Final = 5.0  # after so long a transfer has taken the memory that it needs, and the kernel counts it
 _LOOK_SECONDS: Final = 0.5
 
 _LOG: Final = logging.getLogger(__name__)
@@ -47,11 +48,13 @@ class RunningTransfer:
     Args:
         id: Of its row.
         pacer: Keeps it within its share.
+        cancel: Set when the transfer must stop: the caller asked, or its row was given up for lost.
 
     """
 
     id: int
     pacer: BucketPacer
+    cancel: threading.Event
     received: int = 0
     started: float = field(default_factory=monotonic)
     ending: transfers.Ending = field(default_factory=transfers.Ending)
@@ -105,7 +108,15 @@ class BandwidthManager:
         return host_limit(host, provider, own, self._overrides(), self._settings.bandwidth_limit)
 
     def set_host_priority(self, host: str, priority: TransferPriority | None) -> None:
-        """Give all transfers of a host this priority, in every process, instead of their data types'; None ends it."""
+        """Give a host's transfers that start from now on this priority, in every process; None ends it.
+
+        Raises:
+            ValueError: There is no such priority.
+
+        """
+        if host not in self._inventory.nodes:
+            _LOG.warning("host=%s priority=%s unknown=the inventory has no host of this name", host, priority)
+        priority = None if priority is None else TransferPriority(priority)
         priorities.set_host_priority(self._state, host, priority)
 
     def host_priority(self, host: str) -> TransferPriority | None:
@@ -127,6 +138,7 @@ class BandwidthManager:
         disk: Path | None = None,
         rescue: bool = False,
         cancel: threading.Event | None = None,
+        turn_seconds: float | None = None,
     ) -> Iterator[RunningTransfer]:
         """Wait for a turn, and hold it while the body runs; the row says how the body ended.
 
@@ -135,6 +147,7 @@ class BandwidthManager:
             disk: The directory on this machine that is filled; None when it is another machine's.
             rescue: True: what moves has no other copy; only the physical room counts.
             cancel: Ends the waiting.
+            turn_seconds: How long to wait for a turn; 1,800 s when None.
 
         Raises:
             AdmissionRefusedError: The disk or the memory would pass its limit, or no turn came in time.
@@ -145,11 +158,12 @@ class BandwidthManager:
         priority = self.host_priority(wanted.node)
         wanted = wanted if priority is None else replace(wanted, priority=priority)
         transfer_id, admitted = admission.request_and_admit(self._state, wanted, max_running=self._most)
-        running = RunningTransfer(transfer_id, BucketPacer(self._bytes_per_second(wanted.node)[0]))
+        pacer = BucketPacer(self._bytes_per_second(wanted.node)[0])
+        running = RunningTransfer(transfer_id, pacer, cancel or threading.Event())
         try:
             self._check_room(wanted, transfer_id, disk, rescue=rescue)
             if not admitted:
-                self._wait_for_turn(wanted, transfer_id, cancel)
+                self._wait_for_turn(wanted, transfer_id, cancel, TURN_SECONDS if turn_seconds is None else turn_seconds)
             self._join(running)
             yield running
         except BaseException as error:
@@ -182,7 +196,8 @@ class BandwidthManager:
 
     def _check_room(self, wanted: TransferRequest, transfer_id: int, disk: Path | None, *, rescue: bool) -> None:
         total, available = room.memory()
-        why = memory_refusal(total, available, waiting_to_use=1)
+        beginning = max(1, admission.begun(self._state, _SETTLED_SECONDS))  # this one too
+        why = memory_refusal(total, available, waiting_to_use=beginning)
         if not why and disk is not None:
             reserved = admission.reserved(self._state, wanted.disk, up_to=transfer_id)
             refusal = disk_refusal(room.disk_of(disk), self.disk_limits, reserved_bytes=reserved, rescue=rescue)
@@ -191,12 +206,14 @@ class BandwidthManager:
             message = f"artifact {wanted.artifact[:12]} is not moved: {why}"
             raise AdmissionRefusedError(wanted.node, "", message)
 
-    def _wait_for_turn(self, wanted: TransferRequest, transfer_id: int, cancel: threading.Event | None) -> None:
-        deadline, pause = Deadline.after(TURN_SECONDS), _FIRST_LOOK_SECONDS
+    def _wait_for_turn(
+        self, wanted: TransferRequest, transfer_id: int, cancel: threading.Event | None, seconds: float
+    ) -> None:
+        deadline, pause = Deadline.after(seconds), _FIRST_LOOK_SECONDS
         while not admission.try_admit(self._state, transfer_id, max_running=self._most):
             if deadline.expired:
                 message = (
-                    f"artifact {wanted.artifact[:12]}: no turn came within {TURN_SECONDS:.0f} s: {self._most} "
+                    f"artifact {wanted.artifact[:12]}: no turn came within {seconds:.0f} s: {self._most} "
                     "transfers run at a time over all processes; raise max_concurrent_syncs"
                 )
                 raise AdmissionRefusedError(wanted.node, "", message)
@@ -240,9 +257,19 @@ class BandwidthManager:
             with self._lock:
                 received = {one.id: one.received for one in self._running.values()}
             try:
-                self._give(shares.renew(self._state, set(received), self._bytes_per_second, received=received))
+                self._keep_going(received)
             except SyncError as error:
                 _LOG.warning("bandwidth=not_renewed transfers=%d cause=%s", len(received), error)
+
+    def _keep_going(self, received: Mapping[int, int]) -> None:
+        """Renew the rows; stop a transfer whose row was given up, because it moves outside of every limit now."""
+        rates = shares.renew(self._state, set(received), self._bytes_per_second, received=received)
+        self._give(rates)
+        with self._lock:
+            lost = [one for one in self._running.values() if one.id in received and one.id not in rates]
+        for one in lost:
+            _LOG.warning("transfer=%d lost=its row was given up; it is stopped and done again", one.id)
+            one.cancel.set()
 
     def _give(self, rates: Mapping[int, float]) -> None:
         with self._lock:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ringrift_sync_dagster.core.fairness import Turns
 from ringrift_sync_dagster.core.model import Partition
-from ringrift_sync_dagster.errors import ConfigError, NextStep, Problem, SyncError
+from ringrift_sync_dagster.errors import ConfigError, NextStep, Problem, SyncError, storable
 from ringrift_sync_dagster.intake.changes import deliver_changes
 from ringrift_sync_dagster.intake.games import collecting
 from ringrift_sync_dagster.intake.sweep import sweep
@@ -148,7 +148,8 @@ class _Pass:
         """Turn a survey into work, or its error into a failure of the node's partitions."""
         try:
             found = future.result()
-        except SyncError as error:
+        except Exception as raised:  # noqa: BLE001 - whatever one node does, the others are collected
+            error = _ours(raised, node.name)
             node_state.failed(self._runtime.state, node.name, str(error), at=clock.wall())
             for config in self._configs:
                 partition = Partition(config, node.name)
@@ -171,8 +172,8 @@ class _Pass:
         try:
             with hold(self._runtime.state, collecting(partition), wait_seconds=LEASE_WAIT_SECONDS):
                 errors = self._collect_sources(collector)
-        except SyncError as error:
-            errors = [("", error)]
+        except Exception as raised:  # noqa: BLE001 - as above
+            errors = [("", _ours(raised, partition.node))]
         self._notes += collector.notes
         failure = _failure(partition, *errors) if errors else None
         outcome = replace(collector.outcome, seconds=clock.monotonic() - started, failure=failure)
@@ -197,6 +198,14 @@ class _Pass:
             return self._runtime.intake.store.games(config)
         except SyncError:
             return 0  # the partitions say what is wrong
+
+
+def _ours(raised: Exception, node: str) -> SyncError:
+    """Give an error that a report can hold: a fault of this program becomes one too, and its trace goes to the log."""
+    if isinstance(raised, SyncError):
+        return raised
+    _LOG.error("node=%s fault=%r", node, raised, exc_info=raised)
+    return SyncError(f"{node}: a fault of this program: {type(raised).__name__}: {storable(str(raised))}")
 
 
 def _checked_configs(configs: Sequence[str] | None) -> tuple[str, ...]:

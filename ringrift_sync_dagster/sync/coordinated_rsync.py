@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,27 +27,27 @@ from ringrift_sync_dagster.errors import (
     AdmissionRefusedError,
     ConfigError,
     DeadlineExceededError,
-    Problem,
     StateError,
     SyncError,
     TransferCancelledError,
     TransientError,
 )
-from ringrift_sync_dagster.node.patterns import CONFIGS
+from ringrift_sync_dagster.node.landing import mode_for
 from ringrift_sync_dagster.settings.clock import Deadline, monotonic
 from ringrift_sync_dagster.state.admission import TransferRequest
-from ringrift_sync_dagster.state.leases import hold
+from ringrift_sync_dagster.storage.files import disk_errors
 from ringrift_sync_dagster.sync.bandwidth import RunningTransfer
-from ringrift_sync_dagster.sync.copy_ends import ORDER_SECONDS, End, Here, Landing, There, placing, told
+from ringrift_sync_dagster.sync.copy_ends import End, Here, Landing, There, placing, told
+from ringrift_sync_dagster.sync.copy_tries import RUNG, breaker_asked, told_in_full, with_tries
 from ringrift_sync_dagster.sync.file_copy import (
-    RUNG,
+    Options,
+    alone,
     endpoint_to,
     in_thread,
     record_failure,
+    refuse_canonical,
     require_room,
     runtime_or_shared,
-    transfer_seconds,
-    with_tries,
 )
 from ringrift_sync_dagster.sync.places import Route, find_route, local_path, parse_place
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -83,22 +84,6 @@ class SyncResult:
     dest: str
 
 
-@dataclass(frozen=True, slots=True)
-class CopyOptions:
-    """What the caller may choose.
-
-    Args:
-        verify: Compare the SHA-256 on a node that receives; here it is always compared.
-        priority: How important it is, unless the host has a priority of its own.
-        timeout_seconds: Time for the transfer, and for what comes before it; None: by the file's size.
-
-    """
-
-    verify: bool
-    priority: TransferPriority
-    timeout_seconds: float | None
-
-
 class BandwidthCoordinatedRsync:
     """Copies files one by one; safe in several threads and tasks.
 
@@ -124,7 +109,8 @@ class BandwidthCoordinatedRsync:
 
         One of ``source`` and ``dest`` is ``user@host:path`` (or ``host:path``, IPv6 in brackets), the other a path on
         this machine. A source that is an SQLite database is snapshotted; a destination that is one and in use is
-        refused. Cancelling the task ends the copy; what has arrived is kept for the next call.
+        refused. Cancelling the task ends the copy; what has arrived is kept for the next call. A copy to where another
+        one goes waits for that one.
 
         Args:
             source: The file.
@@ -132,7 +118,7 @@ class BandwidthCoordinatedRsync:
             host: The node's name in the inventory, which gives key, port, known host key and limits.
             verify_checksum: False: a node that receives compares the length only.
             priority: How important it is, unless the host has a priority of its own.
-            timeout_seconds: Time for the transfer, and for what comes before it; by the file's size when None.
+            timeout_seconds: Time for everything, waiting for a turn included; by the file's size when None.
 
         Returns:
             How it ended; what goes wrong on the way is told there, not raised.
@@ -142,12 +128,12 @@ class BandwidthCoordinatedRsync:
             StateError: The state database cannot be used.
 
         """
-        options = CopyOptions(verify_checksum, priority, timeout_seconds)
+        options = Options.of(priority, timeout_seconds, verify=verify_checksum)
 
         def work(cancel: threading.Event) -> SyncResult:
             runtime = runtime_or_shared(self._runtime)
             route = find_route(runtime.inventory, parse_place(source, "source"), parse_place(dest, "dest"), host)
-            _refuse_canonical(runtime, route)
+            refuse_canonical(runtime, route, [route.source.name])
             return _Copy(runtime, route, options, cancel).result()
 
         return await in_thread(work)
@@ -155,21 +141,22 @@ class BandwidthCoordinatedRsync:
 
 @dataclass(frozen=True, slots=True)
 class _Frozen:
-    """What travels: where it is read, and what it is."""
+    """What travels: where it is read, what it is, and the permissions that it gets."""
 
     path: str
     artifact: Artifact
+    mode: int
 
 
 class _Copy:
     """One copy: its steps share what is known so far."""
 
-    def __init__(self, runtime: Runtime, route: Route, options: CopyOptions, cancel: threading.Event) -> None:
+    def __init__(self, runtime: Runtime, route: Route, options: Options, cancel: threading.Event) -> None:
         self._runtime, self._route, self._options, self._cancel = runtime, route, options, cancel
         self._endpoint = endpoint_to(runtime, route.node)
         self._here = Here(runtime, route.node.name, cancel)
-        self._there = There(self._endpoint, cancel)
-        self._before = Deadline.after(options.timeout_seconds or ORDER_SECONDS)
+        self._there = There(self._endpoint, cancel, partial(breaker_asked, runtime, route.node.name))
+        self._attempts: list[Attempt] = []
         self._artifact: Artifact | None = None
         self._running: RunningTransfer | None = None
         self._asked = False
@@ -199,10 +186,9 @@ class _Copy:
         """Give the bytes of the file that travelled."""
         route = self._route
         source: End = self._here if route.pushes else self._there
-        if route.pushes:  # a part here is locked, a part there is not
-            stack.enter_context(
-                hold(self._runtime.state, f"copy:{route.node.name}:{route.dest.path}:{route.source.name}")
-            )
+        dest = route.dest.path if route.pushes else local_path(route.dest.path)
+        what, ends = f"copy:{route.node.name if route.pushes else self._here.name}", (dest, route.source.name)
+        stack.enter_context(alone(self._runtime, what, ends, self._options.step(), self._cancel))
         frozen = stack.enter_context(self._frozen(source))
         carrier = RsyncCarrier(self._endpoint)
         stack.callback(carrier.close)
@@ -215,7 +201,7 @@ class _Copy:
         place, token = self._route.source, {"token": secrets.token_hex(16)}
         path = place.path if place.address else local_path(place.path)
         try:
-            answer = source.order("snapshot", {"path": path, **token}, self._before)
+            answer = source.order("snapshot", {"path": path, **token}, self._options.step())
         except (DeadlineExceededError, TransferCancelledError, TransientError):
             source.clean("discard", token)  # it may be made all the same
             raise
@@ -231,10 +217,11 @@ class _Copy:
             self._artifact = Artifact(sha256, size, "file")
         except ValueError as error:
             raise TransientError(node, RUNG.value, f"the answer makes no sense: {error}") from error
-        return _Frozen(told(answer, "path", str, node), self._artifact)
+        return _Frozen(told(answer, "path", str, node), self._artifact, mode_for(None, told(answer, "mode", int, node)))
 
     def _push(self, transport: SshTransport, frozen: _Frozen) -> int:
-        landing = Landing(self._route.dest.path, self._route.source.name, self._options.verify, self._admit)
+        place, name = self._route.dest.path, self._route.source.name
+        landing = Landing(place, name, frozen.mode, self._options.verify, self._admit)
         self._there.landing = landing
         with self._transfer(frozen.artifact, "push", None) as (running, deadline):
             pushed = self._tried(
@@ -251,7 +238,7 @@ class _Copy:
     def _fetch(self, transport: SshTransport, frozen: _Frozen) -> int:
         artifact, dest = frozen.artifact, local_path(self._route.dest.path)
         self._there.source = RemoteFile(frozen.path, artifact.size_bytes)
-        placed = self._here.order("place", placing(dest, self._route.source.name, artifact), self._before)
+        placed = self._here.order("place", placing(dest, self._route.source.name, artifact), self._options.step())
         self._final = str(placed["final"])
         part = Path(str(placed["part"]))
         try:
@@ -259,14 +246,15 @@ class _Copy:
                 if placed["complete"]:
                     running.done(Fetched(0, artifact.size_bytes, 0.0, RUNG.value))
                     return 0
-                return self._bring(transport, artifact, part.with_suffix(""), running, deadline)
+                return self._bring(transport, frozen, part.with_suffix(""), running, deadline)
         except AdmissionRefusedError:
             self._here.clean("withdraw", {"part": str(part)})
             raise
 
     def _bring(
-        self, transport: SshTransport, artifact: Artifact, arrived: Path, running: RunningTransfer, deadline: Deadline
+        self, transport: SshTransport, frozen: _Frozen, arrived: Path, running: RunningTransfer, deadline: Deadline
     ) -> int:
+        artifact = frozen.artifact
         fetched = self._tried(
             deadline,
             lambda: transport.fetch(
@@ -274,6 +262,8 @@ class _Copy:
                 pacer=running.pacer,
             ),
         )  # fmt: skip
+        with disk_errors(arrived, "change the mode of"):
+            arrived.chmod(frozen.mode)
         args = {"part": str(arrived), "path": self._final, "bytes": artifact.size_bytes}
         self._here.order("install", args, deadline)
         running.done(fetched)
@@ -290,34 +280,17 @@ class _Copy:
             reserved_bytes=artifact.size_bytes, disk=node if disk is None else self._here.name, transport=RUNG.value,
         )  # fmt: skip
         self._asked = True
-        with self._runtime.bandwidth.transfer(wanted, disk=disk, cancel=self._cancel) as running:
-            self._running = running
-            seconds = self._options.timeout_seconds or transfer_seconds(artifact.size_bytes, running.pacer.rate)
-            yield running, Deadline.after(seconds)
+        bandwidth, seconds = self._runtime.bandwidth, self._options.turn_seconds()
+        turn = bandwidth.transfer(wanted, disk=disk, cancel=self._cancel, turn_seconds=seconds)
+        with turn as self._running, told_in_full(self._attempts):
+            yield self._running, self._options.moving(artifact.size_bytes, self._running.pacer.rate)
 
     def _tried(self, deadline: Deadline, work: Callable[[], Moved]) -> Moved:
-        attempts: list[Attempt] = []
-        moved = with_tries(work, attempts, deadline, self._cancel)
+        attempts = self._attempts
+        moved = with_tries(self._runtime, self._route.node.name, work, attempts, deadline, self._cancel)
         attempts[-1] = replace(attempts[-1], bytes_moved=moved.bytes_moved)
         return replace(moved, attempts=tuple(attempts))
 
     def _admit(self, disk: Disk) -> None:
         assert self._running is not None  # noqa: S101 - for the type checker
         require_room(self._runtime, self._route.node.name, disk, self._running.id)
-
-
-def _refuse_canonical(runtime: Runtime, route: Route) -> None:
-    """Keep the canonical store of this machine from being copied over: it holds what no node has.
-
-    Raises:
-        ConfigError: The destination is one of its databases.
-
-    """
-    if route.pushes:
-        return
-    dest = Path(local_path(route.dest.path))
-    canonical = {runtime.layout.canonical(config).resolve() for config in CONFIGS}
-    if canonical & {dest.resolve(), (dest / route.source.name).resolve()}:
-        node = route.node.name
-        message = f"{route.dest} is the canonical store: games are merged into it: ringrift-sync sync --node {node}"
-        raise ConfigError([Problem("argument", None, node, "dest", message)])

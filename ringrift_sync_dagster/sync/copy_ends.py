@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -41,10 +43,9 @@ from ringrift_sync_dagster.transports.ssh_link import Answer, SshLink
 from ringrift_sync_dagster.transports.ssh_node import Arrival, SshNode
 
 V = TypeVar("V")
+Guard = Callable[[Deadline], AbstractContextManager[None]]
 
-ORDER_SECONDS: Final = 1800.0
-"""How long the kit may take for one file: a large one is read through."""
-CLEANING_SECONDS: Final = 5.0
+CLEANING_SECONDS: Final = 2.0
 _CODES: Final[Mapping[str, type[TransferError]]] = {
     "missing": ArtifactGoneError,
     "changed": SourceChangedError,
@@ -134,6 +135,7 @@ class Landing:
     Args:
         path: The destination, as it was written.
         name: The source's name, for a destination that is a folder.
+        mode: Its permissions where nothing has the name yet.
         verify: Compare the SHA-256 there.
         admit: Raises where the node's disk would pass its limits.
         final: Its whole path, once the node has said it.
@@ -142,6 +144,7 @@ class Landing:
 
     path: str
     name: str
+    mode: int
     verify: bool
     admit: Callable[[Disk], None]
     final: str = ""
@@ -153,19 +156,28 @@ class There(SshNode):
     Args:
         endpoint: The way there.
         cancel: Ends what runs.
+        guard: Asks the breaker before an order, and tells it how that ended.
 
     """
 
-    def __init__(self, endpoint: SshEndpoint, cancel: threading.Event) -> None:
+    def __init__(self, endpoint: SshEndpoint, cancel: threading.Event, guard: Guard) -> None:
         self._login = _Login(endpoint, cancel)
+        self._guard = guard
         super().__init__(self._login)
         self.source: RemoteFile | None = None
         """What it gives."""
         self.landing: Landing | None = None
         """What it takes."""
+        self.asked = False
+        """True: the breaker was asked for all orders that follow; they end what it may have refused by now."""
 
     def order(self, op: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
         """Run an operation over the login; see ``End``."""
+        with contextlib.nullcontext() if self.asked else self._guard(deadline):
+            return self._ordered(op, args, deadline)
+
+    def _ordered(self, op: str, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+        """Do it as a step of something that has asked the breaker already."""
         try:
             return self._run(op, args, deadline, dict(_CODES))
         except RemoteCallError as error:
@@ -175,7 +187,7 @@ class There(SshNode):
         """See ``End``."""
         self._login.cancel = None
         with contextlib.suppress(TransferError):
-            self.order(op, args, Deadline.after(CLEANING_SECONDS))
+            self._ordered(op, args, Deadline.after(CLEANING_SECONDS))
 
     def locate(self, artifact: Artifact, *, deadline: Deadline) -> RemoteFile:
         """Say where the file is read."""
@@ -188,7 +200,7 @@ class There(SshNode):
         landing = self.landing
         if landing is None:
             return super().received(artifact, origin, deadline=deadline)
-        placed = self.order("place", placing(landing.path, landing.name, artifact), deadline)
+        placed = self._ordered("place", placing(landing.path, landing.name, artifact), deadline)
         landing.final = told(placed, "final", str, self.name)
         if told(placed, "complete", bool, self.name):
             return Arrival(receipt=self._receipt_of(artifact))
@@ -205,8 +217,10 @@ class There(SshNode):
         landing = self.landing
         if landing is None:
             return super().accept(artifact, origin, deadline=deadline)
-        args = {"part": part_of(landing.final, artifact.sha256), "path": landing.final, "bytes": artifact.size_bytes}
-        self.order("install", {**args, "artifact": artifact.sha256 if landing.verify else None}, deadline)
+        part = part_of(landing.final, artifact.sha256)
+        self._login.run(f"chmod {landing.mode:o} {shlex.quote(part)}", deadline=deadline)
+        args = {"part": part, "path": landing.final, "bytes": artifact.size_bytes}
+        self._ordered("install", {**args, "artifact": artifact.sha256 if landing.verify else None}, deadline)
         return self._receipt_of(artifact)
 
     def _receipt_of(self, artifact: Artifact) -> RemoteReceipt:

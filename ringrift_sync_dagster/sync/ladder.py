@@ -11,7 +11,7 @@ from typing import Final
 
 from ringrift_sync_dagster.core.breaker import CircuitBreakerConfig
 from ringrift_sync_dagster.core.escalation import FORCED, LADDER, Rung
-from ringrift_sync_dagster.errors import ConfigError, LocalDiskError, Problem, TokenError
+from ringrift_sync_dagster.errors import ConfigError, LocalToolError, Problem
 from ringrift_sync_dagster.settings.inventory import Inventory
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.settings.settings import Settings
@@ -59,7 +59,7 @@ class Ladder:
             raise ConfigError([Problem("argument", None, "", "transport", message)])
         self._settings, self._inventory, self._state, self._owner = settings, inventory, state, owner
         self._forced = FORCED.get(forced)
-        self._breakers = breakers or BREAKERS
+        self.breakers = breakers or BREAKERS
 
     def rungs_of(self, node: Node) -> tuple[Rung, ...]:
         """The rungs that may serve a node, fastest first."""
@@ -68,7 +68,9 @@ class Ladder:
 
     def to(self, node: Node) -> Transport:
         """The way to a node over all of its rungs; close it after use."""
-        return EscalatingTransport(node, self._makers(node), self._state, config=self._breakers)
+        return EscalatingTransport(
+            node, self._makers(node), self._state, config=self.breakers, remembers=self._forced is None
+        )
 
     def each(self, node: Node) -> dict[Rung, Transport]:
         """A transport for every rung of a node by itself; close each after use."""
@@ -97,15 +99,20 @@ class Ladder:
         )
 
     def _token(self) -> str:
-        """The coordinator's own token, read anew each time, so that a renewed one is used at once."""
+        """The coordinator's own token, read anew each time, so that a renewed one is used at once.
+
+        Raises:
+            LocalToolError: There is none that can be used; SSH needs none.
+
+        """
         path = self._settings.token_file
         try:
             words = path.read_text(encoding="ascii").split()
         except FileNotFoundError as error:
             command = f"ringrift-sync token {self._owner}"
-            raise TokenError("", "", f"{path}: there is no token; make one with: {command}") from error
+            raise LocalToolError("", "", f"{path}: there is no token; make one with: {command}") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise LocalDiskError("", "", f"{path}: the token cannot be read: {error}") from error
+            raise LocalToolError("", "", f"{path}: the token cannot be read: {error}") from error
         if len(words) != 1:
-            raise TokenError("", "", f"{path}: this is no token: it has {len(words)} words; make a new one")
+            raise LocalToolError("", "", f"{path}: this is no token: it has {len(words)} words; make a new one")
         return words[0]

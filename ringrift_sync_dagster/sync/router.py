@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Final
 
 from ringrift_sync_dagster.core.breaker import CircuitState
-from ringrift_sync_dagster.core.escalation import Rung
+from ringrift_sync_dagster.core.escalation import LADDER, Rung
+from ringrift_sync_dagster.errors import RungUnusableError, UnreachableError
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.state import breakers
 from ringrift_sync_dagster.state.nodes import node_row
@@ -101,7 +102,11 @@ class SyncRouter:
         host = self._runtime.inventory.get(node)
         details: dict[str, str] = {}
         available: set[Rung] = set()
+        silent: set[str] = set()
         for rung, transport in self._runtime.ladder.each(host).items():
+            if LADDER[rung].endpoint in silent:
+                details[rung.value] = f"not asked: nothing answers for {LADDER[rung].endpoint}"
+                continue
             try:
                 found = transport.probe(Deadline.after(PROBE_SECONDS))
             finally:
@@ -109,5 +114,7 @@ class SyncRouter:
             details[rung.value] = found.detail
             if found.reachable:
                 available.add(rung)
+            elif not isinstance(found.cause, RungUnusableError) or isinstance(found.cause, UnreachableError):
+                silent.add(LADDER[rung].endpoint)
         ssh = bool(available & {Rung.RSYNC, Rung.BASE64})
         return NodeCapabilities(node, Rung.P2P in available, ssh, MappingProxyType(details))

@@ -6,7 +6,7 @@ business, and who may move how much is decided by ``bandwidth``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from ringrift_sync_dagster.state.admission import TransferRequest
 from ringrift_sync_dagster.storage.files import make_dirs
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.transports.base import Pushed, Transport
+from ringrift_sync_dagster.transports.partial import part_path
 
 DISK_SECONDS: Final = 30.0
 
@@ -67,9 +68,10 @@ def fetch(
         return FetchedArtifact(path, 0, 0.0)
     started = clock.monotonic()
     wanted = _request(artifact, partition, trigger, "fetch", priority, disk=runtime.intake.owner)
+    wanted = replace(wanted, reserved_bytes=max(0, artifact.size_bytes - _size_of(part_path(path))))
     with runtime.bandwidth.transfer(wanted, disk=path.parent, rescue=rescue) as transfer:
         moved = transport.fetch(
-            artifact, path, deadline=_deadline(rescue=rescue), progress=transfer.progress, cancel=None,
+            artifact, path, deadline=_deadline(rescue=rescue), progress=transfer.progress, cancel=transfer.cancel,
             pacer=transfer.pacer,
         )  # fmt: skip
         transfer.done(moved)
@@ -104,7 +106,7 @@ def push(
             raise AdmissionRefusedError(partition.node, "", message)
         pushed = transport.push(
             artifact, source, runtime.intake.owner, deadline=_deadline(rescue=False), progress=transfer.progress,
-            pacer=transfer.pacer,
+            cancel=transfer.cancel, pacer=transfer.pacer,
         )  # fmt: skip
         transfer.done(pushed)
     return pushed
@@ -117,6 +119,14 @@ def _request(
         artifact.sha256, partition.node, direction, artifact.size_bytes, priority, config=partition.config,
         trigger=trigger, reserved_bytes=artifact.size_bytes, disk=disk,
     )  # fmt: skip
+
+
+def _size_of(part: Path) -> int:
+    """Give what lies on the disk already, and needs no room any more."""
+    try:
+        return part.stat().st_size
+    except OSError:
+        return 0
 
 
 def _deadline(*, rescue: bool) -> clock.Deadline:

@@ -51,9 +51,10 @@ done
 """.replace("BLOCK", str(BLOCK_BYTES))
 
 # Reading a pipe exactly: dd where it can fill a block, else a head that takes no more than it is told, else byte by
-# byte. After a frame that is not what was sent, the part is cut to where the last good frame ended; the line "end"
-# proves that the frame came whole. When the connection breaks within a frame, what came of it stays: by now another
-# connection may have gone on with the part.
+# byte. Each frame is written where it belongs and not at the end, so that others who push the same artifact now, or
+# whose connection has not ended yet, only write the same bytes once more. After a frame that is not what was sent, the
+# part is cut to where the last good frame ended, unless somebody else is ahead of us; the line "end" proves that the
+# frame came whole. When the connection breaks within a frame, what came of it stays.
 _PUSH: Final = """
 if [ "$(echo abc | dd bs=4 count=1 iflag=fullblock 2>/dev/null)" = abc ]; then
   take() { dd bs=BLOCK count="$blocks" iflag=fullblock 2>/dev/null; }
@@ -63,12 +64,13 @@ cd' | { head -c 3 >/dev/null; read -r x; echo "$x"; })" = cd ]; then
 else
   take() { dd bs=1 count="$length" 2>/dev/null; }
 fi
-cut() { dd if=/dev/null of="$f" bs=1 seek="$at" count=0 2>/dev/null; }
+there() { [ -n "$(dd bs=1 skip="$1" count=1 2>/dev/null | base64)" ]; }
+cut() { [ ! -e "$f" ] || there "$next" <"$f" || dd if=/dev/null of="$f" bs=1 seek="$at" count=0 2>/dev/null; }
 hello=ready
 while :; do
   {
-    [ "$at" = 0 ] || [ -n "$(dd bs=1 skip=$((at - 1)) count=1 <&4 2>/dev/null | base64)" ] || { say shorter; exit 0; }
-    cut
+    [ "$at" = 0 ] || there $((at - 1)) <&4 || { say shorter; exit 0; }
+    dd bs=1 seek="$at" count=0 </dev/null >&5 2>/dev/null
     [ -z "$hello" ] || say "$hello"
     hello=
     while :; do
@@ -82,7 +84,7 @@ while :; do
       e=$(take | { base64 -d 2>&1 >&5 || dd of=/dev/null bs=BLOCK 2>/dev/null; })
       read -r end || exit 0
       [ "$end" = end ] || { say lost; exit 0; }
-      s=$(sha256sum <&4)
+      s=$(dd bs=$((next - at)) count=1 <&4 2>/dev/null | sha256sum)
       if [ "${s%% *}" != "$sum" ]; then break; fi
       at=$next
       say kept "$off"
@@ -92,7 +94,7 @@ while :; do
       *"No space left"*|*"uota exceeded"*) say full "$off" ;;
       *) say bad "$off" ;;
     esac
-  } 5>>"$f" 4<"$f" || { say refused; exit 0; }
+  } 5<>"$f" 4<"$f" || { say refused; exit 0; }
 done
 """.replace("BLOCK", str(TEXT_BLOCK_BYTES))
 
@@ -123,7 +125,7 @@ def push_command(mark: str, path: str, start: int) -> str:
     Args:
         mark: What begins its answers.
         path: Absolute path on the node.
-        start: Length that the file must have; what is longer is cut.
+        start: Length that the file must have at least; what is behind it is written over.
 
     """
     return _command(mark, path, start, _PUSH)

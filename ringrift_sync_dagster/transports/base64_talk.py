@@ -21,6 +21,7 @@ from ringrift_sync_dagster.transports import process
 from ringrift_sync_dagster.transports.base64_node import BLOCK_BYTES
 from ringrift_sync_dagster.transports.carriers import Effort
 from ringrift_sync_dagster.transports.frames import Dialogue
+from ringrift_sync_dagster.transports.legible import legible
 from ringrift_sync_dagster.transports.ssh import SshEndpoint
 
 FRAME_BYTES: Final = 24 * BLOCK_BYTES
@@ -64,10 +65,10 @@ class Talk:
     ) -> None:
         self.effort = effort
         self.place = (endpoint.node.name, endpoint.transport)
-        self.file = PurePosixPath(path).name
+        self.file = legible(PurePosixPath(path).name)
         self._endpoint = endpoint
         self._child = child
-        self._path = path
+        self._path = legible(path)
         self._faults = 0
         self._dialogue = Dialogue(child, mark, _TEXT_MAX_BYTES, effort, self.place, self._ended, pace_reading=fetching)
 
@@ -126,8 +127,8 @@ class Talk:
             case [word, *_] if word in expected:
                 return
             case ["missing", program]:
-                message = f"{program} is missing on the node; the base64 rung needs sh, base64, dd and sha256sum there"
-                raise RungUnusableError(*self.place, message)
+                needs = "the base64 rung needs sh, base64, dd and sha256sum there"
+                raise RungUnusableError(*self.place, f"{legible(program, 80)} is missing on the node; {needs}")
             case ["gone"]:
                 raise ArtifactGoneError(*self.place, f"{self._path} is not on the node any more; order it again")
             case ["full", *_]:
@@ -138,7 +139,7 @@ class Talk:
                 raise TransientError(
                     *self.place, f"{self.file} on the node is shorter than it was; ask its length again"
                 )
-        raise TransientError(*self.place, f"{self.file}: the node answered out of turn: {' '.join(words)[:80]}")
+        raise TransientError(*self.place, f"{self.file}: the node answered out of turn: {legible(' '.join(words), 80)}")
 
     def _refused(self) -> TransferError:
         """Give the error for a file that could not be opened; the shell's words came over stderr."""

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from ringrift_sync_dagster.core.breaker import CircuitBreakerConfig
 from ringrift_sync_dagster.core.escalation import (
     LADDER,
+    LONGEST_SECONDS,
     SKIPPED,
     Attempt,
     Rung,
@@ -29,15 +30,17 @@ from ringrift_sync_dagster.core.escalation import (
     summary,
 )
 from ringrift_sync_dagster.core.model import Artifact
-from ringrift_sync_dagster.errors import AuthenticationError, TransferError, UnreachableError
+from ringrift_sync_dagster.errors import AuthenticationError, RungUnusableError, TransferError, UnreachableError
 from ringrift_sync_dagster.settings.clock import Deadline, monotonic
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state import breakers, rungs
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.transports.base import Fetched, Pacer, Probe, Progress, Pushed, Transport
+from ringrift_sync_dagster.transports.partial import part_path
 
 NAME: Final = "ladder"
-_CALL_BYTES: Final = 0
+_KNOWN_SECONDS: Final = 10.0  # so long a rung that answered needs not be asked whether it does
+_LONG_CALL_SECONDS: Final = 30.0
 
 T = TypeVar("T")
 
@@ -49,16 +52,16 @@ class _Climb:
     Args:
         what: The operation, for messages.
         deadline: Of the whole operation.
-        size_bytes: What is to move; 0 for a call.
-        rate: Bytes per second that were granted; 0 when nobody paces.
+        size_bytes: What is to move; None for a call.
+        rate: Bytes per second that were granted.
         cancel: Ends the pause between two tries.
 
     """
 
     what: str
     deadline: Deadline
-    size_bytes: int = _CALL_BYTES
-    rate: float = 0.0
+    size_bytes: int | None = None
+    rate: float = 1.0
     cancel: threading.Event | None = None
     arrived: int = 0
     attempts: list[Attempt] = field(default_factory=list)
@@ -84,6 +87,7 @@ class EscalatingTransport:
         makers: The rungs that there are for it, each made when it is first needed.
         state: Where breakers and the rung that worked last are kept, for all processes.
         config: Numbers of the breakers.
+        remembers: False where somebody chose the rung: what worked then is no advice for others.
         chance: Gives numbers from 0 to 1; another one only in tests.
 
     """
@@ -95,12 +99,15 @@ class EscalatingTransport:
         state: StateStore,
         *,
         config: CircuitBreakerConfig | None = None,
+        remembers: bool = True,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._node = node
         self._makers = dict(makers)
         self._state = state
         self._config = config or CircuitBreakerConfig()
+        self._remembers = remembers
+        self._answered: dict[Rung, float] = {}
         self._chance = chance
         self._made: dict[Rung, Transport] = {}
         self._lock = threading.Lock()
@@ -151,6 +158,7 @@ class EscalatingTransport:
     ) -> Fetched:
         """Bring an artifact to ``dest``; see ``base``."""
         climb = self._transfer(f"artifact {artifact.sha256[:12]}", artifact, deadline, cancel, pacer)
+        climb.arrived = _received(dest)
         told = _Told(climb, progress)
         started = monotonic()
         rung, fetched = self._climb(
@@ -201,7 +209,8 @@ class EscalatingTransport:
         self, what: str, artifact: Artifact, deadline: Deadline, cancel: threading.Event | None, pacer: Pacer | None
     ) -> _Climb:
         rate = pacer.rate if pacer is not None else float("inf")
-        seconds = budget_seconds(tuple(self._makers), artifact.size_bytes, rate) if self._makers else 0.0
+        rescue = deadline.remaining() > LONGEST_SECONDS  # nobody else asks for so much time
+        seconds = budget_seconds(tuple(self._makers) or tuple(LADDER), artifact.size_bytes, rate, rescue=rescue)
         return _Climb(what, Deadline.after(deadline.at_most(seconds)), artifact.size_bytes, rate, cancel)
 
     def _climb(self, climb: _Climb, attempt: Callable[[Transport, Deadline], T]) -> tuple[Rung, T]:
@@ -211,6 +220,9 @@ class EscalatingTransport:
             TransferError: What ended it; ``attempts`` says what was tried.
 
         """
+        if not self._makers:
+            message = f"{climb.what}: no transport is there for it: the inventory gives no address, or not for this one"
+            raise RungUnusableError(self._node.name, "", message)
         climb.deadline.check(self._node.name, NAME, climb.what)
         ladder = order(tuple(self._makers), rungs.remembered(self._state, self._node.name))
         for place, rung in enumerate(ladder):
@@ -227,22 +239,24 @@ class EscalatingTransport:
         if limits.endpoint in climb.silent:
             climb.skip(rung, f"not tried: nothing answers for {limits.endpoint}")
             return None
-        for tries_done in range(1, limits.tries + 1):
-            admitted = breakers.admit(
-                self._state, self._node.name, rung.value, self._config, probe_seconds=climb.deadline.remaining() + 1.0
-            )
-            if not admitted.allowed:
-                climb.skip(rung, f"not tried: {admitted.why}")
+        tries_done = 0
+        while tries_done < limits.tries:
+            why = self._refused(climb, rung)
+            if why:
+                climb.skip(rung, why)
                 return None
             started, before = monotonic(), climb.arrived
             try:
-                share = share_seconds(rung, later, climb.deadline.remaining(), climb.size_bytes, climb.rate or 1.0)
-                result = attempt(self._transport(rung), Deadline.after(min(share, climb.deadline.remaining())))
+                result = self._once(climb, rung, later, attempt)
             except TransferError as error:
                 climb.add(rung, error, started, before)
-                if self._after(climb, rung, error) is Then.NEXT_RUNG or tries_done == limits.tries:
+                then = self._after(climb, rung, error, moved=climb.arrived > before)
+                if then is Then.NEXT_RUNG:
                     return None
-                self._pause(climb, tries_done)
+                if then is Then.RETRY:
+                    tries_done += 1
+                    if tries_done < limits.tries:
+                        self._pause(climb, tries_done)
             except BaseException:
                 breakers.released(self._state, self._node.name, rung.value)
                 raise
@@ -251,9 +265,31 @@ class EscalatingTransport:
                 return (result,)
         return None
 
-    def _after(self, climb: _Climb, rung: Rung, error: TransferError) -> Then:
+    def _refused(self, climb: _Climb, rung: Rung) -> str:
+        """Say why the rung's breaker leaves it alone now; empty when it may be used."""
+        left = climb.deadline.remaining() + 1.0
+        admitted = breakers.admit(self._state, self._node.name, rung.value, self._config, probe_seconds=left)
+        return "" if admitted.allowed else f"not tried: {admitted.why}"
+
+    def _once(self, climb: _Climb, rung: Rung, later: Sequence[Rung], attempt: Callable[[Transport, Deadline], T]) -> T:
+        """Try a rung once within its share.
+
+        A call may be silent as long as the node works, so that silence says nothing: before a long one the rung is
+        asked whether it is there at all, unless it just was.
+        """
+        transport = self._transport(rung)
+        share = share_seconds(rung, later, climb.deadline.remaining(), climb.size_bytes, climb.rate)
+        known = monotonic() - self._answered.get(rung, -_KNOWN_SECONDS) < _KNOWN_SECONDS
+        if climb.size_bytes is None and share > _LONG_CALL_SECONDS and not known:
+            found = transport.probe(Deadline.after(min(share, LADDER[rung].stall_seconds)))
+            if not found.reachable:
+                raise found.cause or UnreachableError(self._node.name, transport.name, found.detail)
+            share = share_seconds(rung, later, climb.deadline.remaining(), climb.size_bytes, climb.rate)
+        return attempt(transport, Deadline.after(min(share, climb.deadline.remaining())))
+
+    def _after(self, climb: _Climb, rung: Rung, error: TransferError, *, moved: bool) -> Then:
         """Tell the breaker what an error means, and give what to do; raises when the ladder ends here."""
-        judged = judge(error, budget_spent=climb.deadline.expired)
+        judged = judge(error, budget_spent=climb.deadline.expired, moved=moved)
         if judged.blames:
             self._blame(rung, error)
         elif judged.worked:
@@ -268,16 +304,22 @@ class EscalatingTransport:
 
     def _blame(self, rung: Rung, error: TransferError) -> None:
         """Count a failure; where nothing answered, for every rung that needs the same port."""
-        endpoint = LADDER[rung].endpoint
-        shared = [other for other in self._makers if other is not rung and LADDER[other].endpoint == endpoint]
         told, jitter = f"{type(error).__name__}: {error}", 2.0 * self._chance() - 1.0
-        for blamed in (rung, *(shared if isinstance(error, UnreachableError) else ())):
+        for blamed in (rung, *(self._sharing(rung) if isinstance(error, UnreachableError) else ())):
             breakers.failed(self._state, self._node.name, blamed.value, self._config, told, jitter)
 
     def _worked(self, rung: Rung) -> None:
-        self._last = rung.value
+        self._last, self._answered[rung] = rung.value, monotonic()
         breakers.succeeded(self._state, self._node.name, rung.value)
-        rungs.remember(self._state, self._node.name, rung.value)
+        for other in self._sharing(rung):
+            breakers.answered(self._state, self._node.name, other.value)
+        if self._remembers:
+            rungs.remember(self._state, self._node.name, rung.value)
+
+    def _sharing(self, rung: Rung) -> list[Rung]:
+        """The other rungs that need the same port."""
+        endpoint = LADDER[rung].endpoint
+        return [other for other in self._makers if other is not rung and LADDER[other].endpoint == endpoint]
 
     def _pause(self, climb: _Climb, tries_done: int) -> None:
         seconds = climb.deadline.at_most(pause_seconds(tries_done, self._chance()))
@@ -300,6 +342,14 @@ class EscalatingTransport:
 
     def _told(self, climb: _Climb, rung: Rung, seconds: float, moved: int) -> tuple[Attempt, ...]:
         return (*climb.attempts, Attempt(rung, "", "", seconds, moved))
+
+
+def _received(dest: Path) -> int:
+    """Give how many bytes an earlier fetch has left."""
+    try:
+        return part_path(dest).stat().st_size
+    except OSError:
+        return 0
 
 
 class _Told:

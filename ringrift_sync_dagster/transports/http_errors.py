@@ -20,9 +20,11 @@ from ringrift_sync_dagster.errors import (
     SourceChangedError,
     StallError,
     TransferError,
+    TransferUnderWayError,
     TransientError,
     UnreachableError,
 )
+from ringrift_sync_dagster.transports.legible import legible
 
 # The node is well, and so is the way to it: this one item is refused. With the code to use when the answer has none.
 _REFUSED_ITEM: Final[Mapping[int, str]] = {
@@ -33,15 +35,13 @@ _REFUSED_ITEM: Final[Mapping[int, str]] = {
 }
 _BY_CODE: Final[Mapping[tuple[int, str], type[TransferError]]] = {
     (HTTPStatus.NOT_FOUND, "missing"): ArtifactGoneError,
-    # Over by the next try, unlike a changed source: where to go on, or another writer.
-    (HTTPStatus.CONFLICT, "offset"): TransientError,
-    (HTTPStatus.CONFLICT, "writing"): TransientError,
+    (HTTPStatus.CONFLICT, "offset"): TransientError,  # over by the next try, unlike a changed source: where to go on
+    (HTTPStatus.CONFLICT, "writing"): TransferUnderWayError,
     (HTTPStatus.UNPROCESSABLE_ENTITY, "checksum"): ChecksumError,
     (HTTPStatus.BAD_REQUEST, "short"): TransientError,
 }
 # The peer went away without saying goodbye: a broken connection like any other.
 _TLS_BROKE: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-_SAID_CHARS: Final = 4096
 # Any other status, a 404 in another form among them: what answers on this port is no agent.
 _BY_STATUS: Final[Mapping[int, type[TransferError]]] = {
     HTTPStatus.UNAUTHORIZED: AuthenticationError,
@@ -63,20 +63,14 @@ def from_status(status: int, error: Mapping[str, Any], node: str, transport: str
         what: What was asked.
 
     """
-    code, path = _legible(error.get("code") or ""), _legible(error.get("path") or "")
-    said = _legible(error.get("message") or "the answer says no more")
+    code, path = legible(error.get("code") or ""), legible(error.get("path") or "")
+    said = legible(error.get("message") or "the answer says no more")
     message = f"{what} was answered {status}: {said}"
     if status in _REFUSED_ITEM and (status, code) not in _BY_CODE:
         return RemoteCallError(node, transport, said, code or _REFUSED_ITEM[status], path)
     otherwise = TransientError if status >= HTTPStatus.INTERNAL_SERVER_ERROR else RungUnusableError
     kind = _BY_CODE.get((status, code)) or _BY_STATUS.get(status, otherwise)
     return kind(node, transport, message)
-
-
-def _legible(value: object) -> str:
-    """Text of the node's that every database and terminal takes: bounded, valid Unicode without NUL."""
-    text = value if isinstance(value, str) else f"a {type(value).__name__} instead of text"
-    return text[:_SAID_CHARS].encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
 
 
 def from_library(error: Exception, node: str, transport: str, what: str, stall_seconds: float) -> TransferError:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from ringrift_sync_dagster.core.model import Artifact
-from ringrift_sync_dagster.errors import LocalDiskError, TransientError
+from ringrift_sync_dagster.errors import LocalDiskError, TransferUnderWayError
 from ringrift_sync_dagster.storage.files import (
     CHUNK_BYTES,
     WRITE_BYTES,
@@ -258,7 +258,7 @@ def open_part(dest: Path, artifact: Artifact, node: str, transport: str) -> Iter
 
     Raises:
         LocalDiskError: It cannot be opened, is a symbolic link, or no regular file.
-        TransientError: Another process fetches to the same place now.
+        TransferUnderWayError: Another process fetches to the same place now.
 
     """
     part = part_path(dest)
@@ -279,7 +279,8 @@ def open_part(dest: Path, artifact: Artifact, node: str, transport: str) -> Iter
 
 
 def _lock(descriptor: int, part: Path, node: str, transport: str) -> None:
-    busy = TransientError(node, transport, f"another process fetches {part.name[:-5]} to the same place; wait for it")
+    message = f"another process fetches {part.name[:-5]} to the same place; wait for it"
+    busy = TransferUnderWayError(node, transport, message)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Final
 
-from ringrift_sync_dagster.errors import DeadlineExceededError, RungUnusableError, TransferCancelledError
+from ringrift_sync_dagster.errors import DeadlineExceededError, LocalToolError, TransferCancelledError
 from ringrift_sync_dagster.settings.clock import Deadline
+from ringrift_sync_dagster.transports.legible import legible
 
 OUTPUT_MAX_BYTES: Final = 16 << 20
 _STDERR_MAX_BYTES: Final = 64 << 10
@@ -93,7 +94,8 @@ class Child:
         """What it wrote to stderr; after its end all of it, else what has come so far."""
         if self._reader is not None and self.status is not None:
             self._reader.join(_END_SECONDS)  # a grandchild may still hold the pipe
-        return bytes(self._complaints).decode("utf-8", "replace").strip()
+        words = bytes(self._complaints).decode("utf-8", "replace")
+        return legible(words, len(words)).strip()
 
     def kill(self) -> None:
         """End it and everything in its session at once. Idempotent."""
@@ -123,7 +125,7 @@ def started(
     """Run a program while the body runs; ``stdin`` and ``stdout`` may be ``PIPE`` or a descriptor.
 
     Raises:
-        RungUnusableError: The program is not installed, or cannot be started.
+        LocalToolError: The program is not installed here, or this machine starts no more of them.
 
     """
     try:
@@ -132,8 +134,9 @@ def started(
             start_new_session=True, close_fds=True, pass_fds=tuple(pass_fds),
         )  # fmt: skip
     except OSError as error:
-        message = f"{arguments[0]} cannot be started here: {error.strerror}; is it installed?"
-        raise RungUnusableError("", "", message) from error
+        missing = isinstance(error, FileNotFoundError | PermissionError)
+        advice = "is it installed?" if missing else "look at the limits of this user and the memory of this machine"
+        raise LocalToolError("", "", f"{arguments[0]} cannot be started here: {error.strerror}; {advice}") from error
     child = Child(process, str(arguments[0]))
     try:
         yield child
@@ -155,7 +158,7 @@ def run(
     """Run a program to its end; it is killed when the deadline passes or ``cancel`` is set.
 
     Raises:
-        RungUnusableError: It cannot be started.
+        LocalToolError: It cannot be started.
         DeadlineExceededError: It did not end in time.
         TransferCancelledError: ``cancel`` was set.
 

@@ -2,7 +2,7 @@
 
 A relay stands between rsync and ssh (``ssh_relay``) and asks here before bytes move, so that the rate holds for this
 run and may change at any time; that it asks is the sign of life. However the run ends, all its processes are gone when
-``run_rsync`` returns. Names are safe: argument lists here, ``--secluded-args`` to the node.
+``run_rsync`` returns. Names are safe: argument lists here, ``-s`` to the node, which every rsync of 3.0 or later knows.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import os
 import re
 import secrets
 import select
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ringrift_sync_dagster.errors import DeadlineExceededError, StallError, TransferCancelledError
+from ringrift_sync_dagster.errors import DeadlineExceededError, LocalToolError, StallError, TransferCancelledError
 from ringrift_sync_dagster.settings.clock import monotonic
 from ringrift_sync_dagster.transports import process, ssh_relay
 from ringrift_sync_dagster.transports.carriers import Effort
@@ -31,7 +32,7 @@ __all__ = ["DOWN", "UP", "Ended", "far_path", "run_rsync"]
 PROGRAM: Final = "rsync"
 # A node whose connection to us vanished ends its rsync after this; our own limit for a silence is the endpoint's.
 _FAR_END_SECONDS: Final = 300
-_OPTIONS: Final = ("--secluded-args", f"--timeout={_FAR_END_SECONDS}")
+_OPTIONS: Final = ("-s", f"--timeout={_FAR_END_SECONDS}")
 _NODE: Final = "node"  # stands where rsync expects a host; ssh has the address
 _PIECE_MAX_BYTES: Final = 1 << 20
 _LOOK_MILLISECONDS: Final = 50
@@ -98,14 +99,21 @@ def run_rsync(
         printing: Keep what rsync prints.
 
     Raises:
-        RungUnusableError: There is no rsync on this machine.
+        LocalToolError: There is no rsync or no ssh on this machine, or it starts no more programs.
         StallError: No byte moved for the endpoint's stall time; waiting for the pacer does not count.
         TransferError: The deadline passed, or the run was cancelled.
 
     """
     effort.deadline.check(endpoint.node.name, endpoint.transport, PROGRAM)
     ssh = endpoint.arguments(effort.deadline)
-    ours, theirs = socket.socketpair()
+    if shutil.which(ssh[0]) is None:  # the relay starts it, and could only say that it failed
+        message = f"{ssh[0]} cannot be started here: it is not in the PATH; is it installed?"
+        raise LocalToolError(endpoint.node.name, endpoint.transport, message)
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        message = f"this machine gives us no socket: {error.strerror}; look at the limits of this user"
+        raise LocalToolError(endpoint.node.name, endpoint.transport, message) from error
     with ours, theirs:
         relay = [sys.executable, "-S", "-I", ssh_relay.__file__, str(theirs.fileno()), direction, secrets.token_hex(12)]
         shell = " ".join(_rsh_word(word) for word in (*relay, *ssh, "--"))

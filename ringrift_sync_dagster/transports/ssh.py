@@ -9,7 +9,9 @@ takes 10 s at most.
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
+import logging
 import os
 import re
 import shlex
@@ -27,9 +29,8 @@ import socks
 
 from ringrift_sync_dagster.errors import (
     AuthenticationError,
-    ConfigError,
     HostKeyError,
-    Problem,
+    LocalToolError,
     StallError,
     TransferError,
     TransientError,
@@ -37,6 +38,7 @@ from ringrift_sync_dagster.errors import (
 )
 from ringrift_sync_dagster.settings.clock import Deadline, monotonic
 from ringrift_sync_dagster.settings.nodes import Node
+from ringrift_sync_dagster.transports.known_hosts import end_last_line
 from ringrift_sync_dagster.transports.socks_connect import listens
 
 CONNECT_SECONDS: Final = 10.0
@@ -45,6 +47,9 @@ _SILENT_SECONDS: Final = 5.0
 _SILENT_MOST: Final = 1000
 _PERSIST_SECONDS: Final = 30
 _ALIVE_SECONDS: Final = 10
+# Seconds of silence, seconds between questions, and how many of these may stay unanswered; macOS calls the first so.
+_KEEPALIVE: Final = (("TCP_KEEPIDLE", 10), ("TCP_KEEPALIVE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
+_OUR_LIMITS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _SOCKET_PATH_BYTES: Final = 104  # what both Linux and macOS allow for a socket's path
 _SOCKET_NAME_BYTES: Final = 58  # a slash, a hash in hexadecimal, and what ssh appends while it makes the socket
 _SSH_FAILED: Final = 255  # ssh's own status; anything else is the remote command's
@@ -69,6 +74,11 @@ _UNREACHABLE_WORDS: Final = (
     "operation timed out",
     "banner exchange",
 )
+
+
+log = logging.getLogger(__name__)
+
+_UNSHARED: Final[set[Path]] = set()  # folders that were logged as unfit
 
 
 def default_control_dir() -> Path:
@@ -125,6 +135,7 @@ class SshEndpoint:
 
         Raises:
             UnreachableError: None answers.
+            LocalToolError: This machine has no socket left for us.
             DeadlineExceededError: No time is left.
 
         """
@@ -137,11 +148,14 @@ class SshEndpoint:
             try:
                 connected = self._dial_one(address, port, max(deadline.at_most(self.settings.connect_seconds), 0.001))
             except (OSError, UnicodeError) as error:  # the latter: the text cannot be a name
+                if getattr(error, "errno", None) in _OUR_LIMITS:
+                    message = f"this machine gives us no socket: {error}; look at the limits of this user"
+                    raise LocalToolError(self.node.name, self.transport, message) from error
                 if isinstance(error, TimeoutError) and not deadline.expired:
                     _SILENT.note(address, port, self.settings.connect_seconds)
                 failures.append(f"{address}:{port}: {getattr(error, 'strerror', None) or error}")
                 continue
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # commands are short, and wait for answers
+            _tune(connected)
             self._chosen = (address, port)
             return connected, address, port
         if not failures:
@@ -167,10 +181,12 @@ class SshEndpoint:
 
         Raises:
             UnreachableError: No address answers.
-            ConfigError: The folder for shared connections is somebody else's.
+            LocalDiskError: A key may be added to the file of known ones, and it cannot be written.
 
         """
         address, port = self.address(deadline)
+        if self.node.host_key_checking == "accept-new":
+            end_last_line(self.settings.known_hosts)
         return ["ssh", *self._options(port), *options, address]
 
     @property
@@ -212,17 +228,21 @@ class SshEndpoint:
         message = f"sshd refused {self.user} with {key}: {cause}; check ssh_user and ssh_key of {self.node.name}"
         return AuthenticationError(self.node.name, self.transport, message)
 
-    def host_key_error(self, cause: str, fingerprint: str = "") -> HostKeyError:
+    def host_key_error(self, cause: str, fingerprint: str = "", key: str = "") -> HostKeyError:
         """Give the error for a host key that is not the known one, with the exact command for a person.
 
         Args:
             cause: ``unknown``, ``changed``, or ssh's own words.
             fingerprint: SHA-256 fingerprint that was offered; empty when it is not known.
+            key: Type and key that were offered, as a file of known ones has them; empty when they are not known.
 
         """
         address, port = self._chosen or (self.node.ssh_addresses or (("HOST", 22),))[0]
         file, place = shlex.quote(str(self.settings.known_hosts)), address if port == 22 else f"[{address}]:{port}"  # noqa: PLR2004
-        add = f"ssh-keyscan -p {port} {shlex.quote(address)} >> {file}"
+        scan = f"ssh-keyscan -p {port} {shlex.quote(address)}"
+        if key and self._through_socks:  # ssh-keyscan knows no proxy
+            scan = f"echo {shlex.quote(f'{place} {key}')}"
+        add = f"{self._making_folder()}{scan} >> {file}"
         changed = "changed" in cause.lower()
         command = f"ssh-keygen -f {file} -R {shlex.quote(place)}; {add}" if changed else add
         offered = f" (it offers {fingerprint})" if fingerprint else ""
@@ -230,13 +250,22 @@ class SshEndpoint:
         message = f"{words} at {place}{offered}: {cause}; compare it with the node's own, then run: {command}"
         return HostKeyError(self.node.name, self.transport, message)
 
+    def _making_folder(self) -> str:
+        """The command that makes the folder of known hosts, where it is missing."""
+        folder = self.settings.known_hosts.parent
+        return "" if folder.is_dir() else f"mkdir -p -m 700 {shlex.quote(str(folder))} && "
+
+    @property
+    def _through_socks(self) -> bool:
+        return listens(self.node.socks5_port)
+
     def _candidates(self) -> Iterator[tuple[str, int]]:
         if self._chosen is not None:
             yield self._chosen
         yield from (pair for pair in self.node.ssh_addresses if pair != self._chosen)
 
     def _dial_one(self, address: str, port: int, seconds: float) -> socket.socket:
-        if self.node.socks5_port and listens(self.node.socks5_port):
+        if self._through_socks:
             try:
                 return socks.create_connection(
                     (address, port),
@@ -263,13 +292,13 @@ class SshEndpoint:
             "GlobalKnownHostsFile": "/dev/null",
             "UpdateHostKeys": "no",
             "HashKnownHosts": "no",
-            **_sharing(_private_dir(settings.control_dir)),
+            **_sharing(settings.control_dir),
             "Compression": "no",
             "ForwardAgent": "no",
             "ForwardX11": "no",
             "LogLevel": "ERROR",
         }
-        if self.node.socks5_port and listens(self.node.socks5_port):
+        if self._through_socks:
             program = [sys.executable, "-m", "ringrift_sync_dagster.transports.socks_connect"]
             values["ProxyCommand"] = f"{shlex.join(program)} {self.node.socks5_port} %h %p"
         if self.key_file is not None:
@@ -320,19 +349,36 @@ def _literal(path: Path) -> str:
 
 
 def _sharing(folder: Path) -> dict[str, str]:
-    """The options with which the programs of this user share one connection; none where its socket has no name."""
-    if len(os.fsencode(folder)) + _SOCKET_NAME_BYTES > _SOCKET_PATH_BYTES:
+    """The options with which the programs of this user share one connection; none where there is no place for it."""
+    too_long = len(os.fsencode(folder)) + _SOCKET_NAME_BYTES > _SOCKET_PATH_BYTES
+    if too_long or not _is_private_dir(folder):
         return {"ControlMaster": "no", "ControlPath": "none"}
     path = f"{_literal(folder)}/%C"
     return {"ControlMaster": "auto", "ControlPath": path, "ControlPersist": str(_PERSIST_SECONDS)}
 
 
-def _private_dir(path: Path) -> Path:
-    """Make the folder for this user alone; refuse one that somebody else could put a socket into."""
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700, parents=True)
-    found = path.stat(follow_symlinks=False)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        message = "it must be a folder of this user that nobody else may enter (mode 0700); remove or correct it"
-        raise ConfigError([Problem(str(path), None, "", "", message)])
-    return path
+def _is_private_dir(path: Path) -> bool:
+    """Make the folder for this user alone; False, and logged once, where somebody else could put a socket into it."""
+    trouble = ""
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700, parents=True)
+        found = path.stat(follow_symlinks=False)
+    except OSError as error:
+        trouble = f"it cannot be made: {error.strerror}"
+    else:
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            trouble = "it must be a folder of this user that nobody else may enter (mode 0700); remove or correct it"
+    if trouble and path not in _UNSHARED:
+        _UNSHARED.add(path)
+        log.warning("ssh connections are not shared folder=%s reason=%s", path, trouble)
+    return not trouble
+
+
+def _tune(connected: socket.socket) -> None:
+    """Send short commands at once, and notice a peer that vanished without a word."""
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if (option := getattr(socket, name, None)) is not None:
+            connected.setsockopt(socket.IPPROTO_TCP, option, value)

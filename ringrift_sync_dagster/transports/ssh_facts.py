@@ -10,12 +10,14 @@ from typing import Final
 
 from ringrift_sync_dagster.errors import RemoteCallError, TransientError
 from ringrift_sync_dagster.settings.clock import Deadline
+from ringrift_sync_dagster.transports.legible import is_path, legible
 from ringrift_sync_dagster.transports.ssh_link import SshLink
 
 PROGRAMS: Final = ("rsync", "base64", "dd", "head", "tail", "sha256sum", "stat", "sync", "cat", "mv", "mkdir", "rm")
 SCRATCH: Final = "data/.ringrift-sync"
 """The kit's own folder below the first root; the agent's is the same."""
 
+_SHOWN_CHARS: Final = 80
 _USER: Final = re.compile(r"~[A-Za-z0-9._-]*")
 _RSYNC_VERSION: Final = re.compile(r"rsync\s+version\s+v?(\S+)")
 # The kit needs 3.8; a node may have an old python3 and a newer one beside it.
@@ -92,16 +94,19 @@ def ask(link: SshLink, kit: str, deadline: Deadline) -> Facts:
     fields = answer.stdout.decode("utf-8", "surrogateescape").split("\0")
     if len(fields) != 2 * len(paths) + 5:
         raise TransientError(node.name, link.endpoint.transport, f"the node told too little of itself: {answer.stderr}")
+    if not all(is_path(root) for root in fields[: 2 * len(paths) : 2]):
+        raise TransientError(node.name, link.endpoint.transport, "the node told of roots that are no paths")
     if fields[1] != "yes":
         message = "there is no such folder on the node; check ringrift_path"
-        raise RemoteCallError(node.name, link.endpoint.transport, message, "missing", fields[0])
+        raise RemoteCallError(node.name, link.endpoint.transport, message, "missing", legible(fields[0]))
     return _facts(tuple(fields[: 2 * len(paths) : 2]), *fields[2 * len(paths) : -1])
 
 
 def _facts(roots: tuple[str, ...], python: str, told: str, rsync: str, programs: str) -> Facts:
     version, _, kit_sha256 = told.partition(" ")
     found = _RSYNC_VERSION.search(rsync)
-    return Facts(roots, frozenset(programs.split()), python, version, found[1] if found else "", kit_sha256)
+    rsync_version = legible(found[1], _SHOWN_CHARS) if found else ""
+    return Facts(roots, frozenset(programs.split()), python, legible(version, _SHOWN_CHARS), rsync_version, kit_sha256)
 
 
 def missing(facts: Facts, programs: Sequence[str]) -> list[str]:

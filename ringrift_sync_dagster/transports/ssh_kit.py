@@ -12,6 +12,7 @@ from ringrift_sync_dagster.errors import RemoteCallError, RungUnusableError, Tra
 from ringrift_sync_dagster.node.errors import KitError
 from ringrift_sync_dagster.node.zipped import kit_bytes
 from ringrift_sync_dagster.settings.clock import Deadline
+from ringrift_sync_dagster.transports.legible import legible
 from ringrift_sync_dagster.transports.ssh_facts import Facts
 from ringrift_sync_dagster.transports.ssh_link import Answer, SshLink
 
@@ -66,7 +67,7 @@ class Kit:
             if told["ok"]:
                 return dict(told["result"])
             error = told["error"]
-            refusal = KitError(_legible(error["code"]), _legible(error["message"]), _legible(error["path"] or ""))
+            refusal = KitError(legible(error["code"]), error["message"], error["path"])
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise self._no_answer(op, answer) from error
         raise refusal
@@ -85,19 +86,16 @@ rm -f "$part"; exit 1"""
         self._placed = True
 
     def _refused(self, answer: Answer) -> RemoteCallError:
-        words = _legible(answer.stderr)
+        words = legible(answer.stderr, _SHOWN_CHARS)
         code = "no_space" if "No space left" in words or "quota" in words else "unreadable"
-        return RemoteCallError(*self._place, f"the kit cannot be copied to the node: {words}", code, self._path)
+        return RemoteCallError(
+            *self._place, f"the kit cannot be copied to the node: {words}", code, legible(self._path)
+        )
 
     def _no_answer(self, op: str, answer: Answer) -> RungUnusableError | TransientError:
         self._placed = False  # it may be gone or damaged
-        words = _legible(answer.stderr or answer.text)
+        words = legible(answer.stderr or answer.text, _SHOWN_CHARS)
         if answer.status in _NOT_STARTED:
-            message = f"{self._facts.python} does not start on the node any more: {words}"
+            message = f"{legible(self._facts.python)} does not start on the node any more: {words}"
             return RungUnusableError(*self._place, message)
         return TransientError(*self._place, f"{op}: the kit ended with status {answer.status}: {words or 'no output'}")
-
-
-def _legible(value: object) -> str:
-    """Text of the node's that every database and terminal takes: bounded, valid Unicode without NUL."""
-    return str(value)[:_SHOWN_CHARS].encode("utf-8", "replace").decode("utf-8").replace("\0", "?")

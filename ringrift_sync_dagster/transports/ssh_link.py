@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import secrets
 import select
 import shlex
@@ -22,7 +23,6 @@ import paramiko
 from ringrift_sync_dagster.errors import (
     AuthenticationError,
     DeadlineExceededError,
-    LocalDiskError,
     RungUnusableError,
     StallError,
     TransferCancelledError,
@@ -31,6 +31,8 @@ from ringrift_sync_dagster.errors import (
     UnreachableError,
 )
 from ringrift_sync_dagster.settings.clock import Deadline, monotonic
+from ringrift_sync_dagster.transports.host_keys import HostKeyPolicy, read_known_hosts, written
+from ringrift_sync_dagster.transports.legible import legible
 from ringrift_sync_dagster.transports.ssh import SshEndpoint
 
 ANSWER_MAX_BYTES: Final = 64 << 20
@@ -40,6 +42,7 @@ _LOOK_SECONDS: Final = 0.02
 _STATUS_SECONDS: Final = 0.002
 _ALIVE_SECONDS: Final = 10
 _SESSIONS: Final = 8  # sshd's own limit is 10 per connection
+_ENDED: Final = re.compile(rb"(\d{1,3})\s*")
 _SILENT: Final = "Timeout opening channel"
 # What paramiko says when the handshake did not come to its end in time.
 _NO_GREETING: Final = ("protocol banner", "No existing session")
@@ -68,6 +71,23 @@ class Answer:
         return self.stdout.decode("utf-8", "replace").strip()
 
 
+@contextlib.contextmanager
+def held(lock: threading.Lock | threading.Semaphore, endpoint: SshEndpoint, deadline: Deadline) -> Iterator[None]:
+    """Hold a lock that others may hold while they wait for the node.
+
+    Raises:
+        DeadlineExceededError: It did not become free in time.
+
+    """
+    if not lock.acquire(timeout=deadline.remaining()):
+        message = f"other commands over SSH left no turn within {deadline.seconds:.1f} s"
+        raise DeadlineExceededError(endpoint.node.name, endpoint.transport, message)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class SshLink:
     """A login on one node. Close it, or use it as a context manager; safe in several threads.
 
@@ -83,7 +103,8 @@ class SshLink:
         self.endpoint = endpoint
         self.connections = 0
         self._client: paramiko.SSHClient | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # for the field; never held while anything is waited for
+        self._connecting = threading.Lock()
         self._turns = threading.BoundedSemaphore(_SESSIONS)
 
     def __enter__(self) -> Self:
@@ -97,7 +118,7 @@ class SshLink:
         """What the server calls itself; empty while there is no connection."""
         client = self._client
         transport = client.get_transport() if client is not None else None
-        return str(transport.remote_version).removeprefix("SSH-2.0-") if transport is not None else ""
+        return legible(transport.remote_version, 80).removeprefix("SSH-2.0-") if transport is not None else ""
 
     def close(self) -> None:
         """Close the connection. Idempotent; the next command opens a new one."""
@@ -141,12 +162,8 @@ class SshLink:
     @contextlib.contextmanager
     def _turn(self, deadline: Deadline) -> Iterator[None]:
         """Wait for one of the few sessions that an sshd allows on a connection."""
-        if not self._turns.acquire(timeout=deadline.remaining()):
-            deadline.check(self.endpoint.node.name, self.endpoint.transport, "waiting for other commands over SSH")
-        try:
+        with held(self._turns, self.endpoint, deadline):
             yield
-        finally:
-            self._turns.release()
 
     @contextlib.contextmanager
     def _channel(self, deadline: Deadline) -> Iterator[paramiko.Channel]:
@@ -175,11 +192,15 @@ class SshLink:
 
     def _login(self, deadline: Deadline) -> tuple[paramiko.SSHClient, bool]:
         """Give the connection, and whether it was made just now."""
-        with self._lock:
-            is_new = self._client is None
-            if self._client is None:
-                self._client = self._connect(deadline)
-            return self._client, is_new
+        with held(self._connecting, self.endpoint, deadline):
+            with self._lock:
+                client = self._client
+            if client is not None:
+                return client, False
+            client = self._connect(deadline)
+            with self._lock:
+                self._client = client
+            return client, True
 
     def _drop(self, client: paramiko.SSHClient) -> None:
         """Give up a connection that broke, and not the one that another thread has made meanwhile."""
@@ -190,14 +211,9 @@ class SshLink:
 
     def _connect(self, deadline: Deadline) -> paramiko.SSHClient:
         endpoint, seconds = self.endpoint, self.endpoint.settings.connect_seconds
-        known = endpoint.settings.known_hosts
         client = paramiko.SSHClient()
-        if known.exists():
-            try:
-                client.load_host_keys(str(known))
-            except OSError as error:
-                raise LocalDiskError("", "", f"{known} cannot be read: {error.strerror}") from error
-        client.set_missing_host_key_policy(_HostKeys(endpoint))
+        read_known_hosts(endpoint.settings.known_hosts, client.get_host_keys())
+        client.set_missing_host_key_policy(HostKeyPolicy(endpoint))
         connected, address, port = endpoint.dial(deadline)
         limit = max(deadline.at_most(seconds), 0.01)
         try:
@@ -246,7 +262,7 @@ class SshLink:
             if out.tell() > ANSWER_MAX_BYTES:
                 raise self._transient(f"the answer is longer than {ANSWER_MAX_BYTES} bytes")
             if not moved and (channel.closed or (channel.eof_received and channel.exit_status_ready())):
-                return out.getvalue(), err.decode("utf-8", "replace").strip()
+                return out.getvalue(), _told(err)
             heard = monotonic() if moved else heard
             self._watch(deadline, cancel, heard, patient=patient)
             if not moved and channel.eof_received:  # what is left to come is the status, which wakes no select
@@ -274,7 +290,7 @@ class SshLink:
         begin, end = f"{mark}\n".encode(), f"\n{mark} ".encode()
         _, found, rest = stdout.partition(begin)
         if not found:
-            shown = " ".join((stdout.decode("utf-8", "replace") + " " + stderr).split())[:300]
+            shown = " ".join(f"{_told(stdout)} {stderr}".split())[:300]
             message = f"the node's login did not run our command (status {status}): {shown or 'no output'}"
             if status < 0:
                 raise self._transient(message)
@@ -282,7 +298,10 @@ class SshLink:
         body, whole, told = rest.rpartition(end)
         if not whole:
             raise self._transient("the connection ended in the middle of an answer")
-        return Answer(int(told.split()[0]), body, stderr)
+        ended = _ENDED.fullmatch(told)
+        if ended is None:
+            raise self._transient("the end of an answer is none that a shell writes")
+        return Answer(int(ended[1]), body, stderr)
 
     def _transient(self, message: str) -> TransientError:
         return TransientError(self.endpoint.node.name, self.endpoint.transport, message)
@@ -301,9 +320,9 @@ class SshLink:
         """Give the error for a login that was refused by either side; None when it was not that."""
         endpoint = self.endpoint
         if isinstance(error, paramiko.BadHostKeyException):
-            return endpoint.host_key_error("changed", error.key.fingerprint)
+            return endpoint.host_key_error("changed", error.key.fingerprint, written(error.key))
         if isinstance(error, paramiko.AuthenticationException | paramiko.PasswordRequiredException):
-            return endpoint.authentication_error(str(error))
+            return endpoint.authentication_error(legible(str(error)))
         if isinstance(error, FileNotFoundError | PermissionError) and endpoint.key_file is not None:
             node = endpoint.node.name
             message = f"the key {endpoint.key_file} cannot be read: {error.strerror}; check ssh_key of {node}"
@@ -313,17 +332,23 @@ class SshLink:
     def _broken(self, error: Exception, what: str, deadline: Deadline) -> TransferError:
         endpoint = self.endpoint
         node, transport = endpoint.node.name, endpoint.transport
+        shown = legible(str(error)) or type(error).__name__
         if deadline.expired:
             return DeadlineExceededError(node, transport, f"{what} did not end within {deadline.seconds:.1f} s")
         if isinstance(error, paramiko.SSHException) and any(known in str(error) for known in _NO_GREETING):
             endpoint.forget_address()
-            message = f"{what}: nothing speaks SSH there within {endpoint.settings.connect_seconds:.0f} s: {error}"
+            message = f"{what}: nothing speaks SSH there within {endpoint.settings.connect_seconds:.0f} s: {shown}"
             return UnreachableError(node, transport, message)
         if isinstance(error, TimeoutError):
             seconds = endpoint.settings.connect_seconds
             return StallError(node, transport, f"{what}: sshd did not answer within {seconds:.0f} s")
         endpoint.forget_address()
-        return TransientError(node, transport, f"{what}: the connection broke: {str(error) or type(error).__name__}")
+        return TransientError(node, transport, f"{what}: the connection broke: {shown}")
+
+
+def _told(words: bytes | bytearray) -> str:
+    """What a node complained of, as text for messages."""
+    return legible(words.decode("utf-8", "replace"), len(words)).strip()
 
 
 def _is_active(client: paramiko.SSHClient) -> bool:
@@ -343,23 +368,3 @@ def _session(client: paramiko.SSHClient, seconds: float) -> paramiko.Channel:
     if transport is None or not transport.is_active():
         raise EOFError("the connection broke")
     return transport.open_session(timeout=seconds)
-
-
-class _HostKeys(paramiko.MissingHostKeyPolicy):
-    """What happens with a host key that is not known: refused, or taken once where the inventory allows it."""
-
-    def __init__(self, endpoint: SshEndpoint) -> None:
-        self._endpoint = endpoint
-
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        """Take the key, durably, or refuse it."""
-        if self._endpoint.node.host_key_checking != "accept-new":
-            raise self._endpoint.host_key_error("unknown", key.fingerprint)
-        file = self._endpoint.settings.known_hosts
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a", encoding="ascii") as stream:
-                stream.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
-        except OSError as error:
-            raise LocalDiskError("", "", f"{file} cannot be written: {error.strerror}") from error
-        client.get_host_keys().add(hostname, key.get_name(), key)

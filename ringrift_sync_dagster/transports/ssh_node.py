@@ -25,9 +25,10 @@ from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports import ssh_facts
 from ringrift_sync_dagster.transports.base import RemoteReceipt
 from ringrift_sync_dagster.transports.carriers import RemoteFile
+from ringrift_sync_dagster.transports.legible import is_path, legible
 from ringrift_sync_dagster.transports.ssh_facts import Facts
 from ringrift_sync_dagster.transports.ssh_kit import Kit, kit_name
-from ringrift_sync_dagster.transports.ssh_link import SshLink
+from ringrift_sync_dagster.transports.ssh_link import SshLink, held
 from ringrift_sync_dagster.transports.ssh_shell import Shell
 
 _WITHOUT_PYTHON: Final = ("hash",)
@@ -100,8 +101,8 @@ class SshNode:
         """Run one of the operations that are run for others; give its result.
 
         Raises:
-            RemoteCallError: The kit refused; ``code`` says why.
-            RungUnusableError: It needs Python, and the node has none.
+            RemoteCallError: The kit refused; ``code`` says why. ``no_python``: only the kit can do it.
+            RungUnusableError: It needs a program that the node has not.
 
         """
         if op not in REMOTE:
@@ -126,10 +127,7 @@ class SshNode:
 
         """
         answer = self._run("locate", {"artifact": artifact.sha256}, deadline, _ARTIFACT_CODES)
-        path, size = answer.get("path"), answer.get("bytes")
-        if not isinstance(path, str) or not isinstance(size, int):
-            raise self._misshapen("locate")
-        return RemoteFile(path, size)
+        return self._file("locate", answer)
 
     def received(self, artifact: Artifact, origin: str, *, deadline: Deadline) -> Arrival:
         """Say how much of a pushed artifact is there, and make the place for the rest.
@@ -141,10 +139,10 @@ class SshNode:
         answer = self._run("received", self._pushed(artifact, origin), deadline, _ARRIVAL_CODES)
         if answer.get("complete") is True:
             return Arrival(receipt=self._receipt(answer, artifact))
-        path, size = answer.get("path"), answer.get("bytes")
-        if not isinstance(path, str) or not isinstance(size, int) or not 0 <= size <= artifact.size_bytes:
+        part = self._file("received", answer)
+        if part.size_bytes > artifact.size_bytes:
             raise self._misshapen("received")
-        return Arrival(part=RemoteFile(path, size))
+        return Arrival(part=part)
 
     def accept(self, artifact: Artifact, origin: str, *, deadline: Deadline) -> RemoteReceipt:
         """Let the node verify what was pushed and make it durable; give its receipt.
@@ -161,7 +159,7 @@ class SshNode:
         self._run("forget", {"artifact": artifact.sha256}, deadline, {})
 
     def _learnt(self, deadline: Deadline) -> tuple[Facts, _Runs]:
-        with self._lock:
+        with held(self._lock, self.link.endpoint, deadline):
             known = self._known
             if known is None or known[0] != self.link.connections:
                 facts = ssh_facts.ask(self.link, kit_name(), deadline)
@@ -176,13 +174,19 @@ class SshNode:
         try:
             return runs.run(op, args, deadline)
         except KitError as error:
-            kind = codes.get(error.code)
+            kind, said, path = codes.get(error.code), legible(error.message), legible(error.path or "")
             if kind is None:
-                raise RemoteCallError(self.name, self.transport, error.message, error.code, error.path or "") from error
-            raise kind(self.name, self.transport, f"{error.path or op}: {error.message}") from error
+                raise RemoteCallError(self.name, self.transport, said, error.code, path) from error
+            raise kind(self.name, self.transport, f"{path or op}: {said}") from error
 
     def _pushed(self, artifact: Artifact, origin: str) -> dict[str, Any]:
         return {"node": origin, "artifact": artifact.sha256, "bytes": artifact.size_bytes}
+
+    def _file(self, op: str, answer: dict[str, Any]) -> RemoteFile:
+        path, size = answer.get("path"), answer.get("bytes")
+        if not is_path(path) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise self._misshapen(op)
+        return RemoteFile(str(path), size)
 
     def _receipt(self, answer: dict[str, Any], artifact: Artifact) -> RemoteReceipt:
         receipt: Any = answer.get("receipt")
@@ -190,7 +194,7 @@ class SshNode:
             found = RemoteReceipt(
                 str(receipt["sha256"]), self.name, int(receipt["size_bytes"]), float(receipt["verified_at"])
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             found = None
         if found is None or (found.sha256, found.size_bytes) != (artifact.sha256, artifact.size_bytes):
             message = f"artifact {artifact.sha256[:12]}: the answer holds no receipt for it; keep the copy"

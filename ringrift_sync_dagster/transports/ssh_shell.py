@@ -7,6 +7,7 @@ node may get Python later, or an agent. What reads databases cannot be done with
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,6 +19,7 @@ from ringrift_sync_dagster.node.errors import KitError
 from ringrift_sync_dagster.node.roots import Roots
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports import ssh_facts
+from ringrift_sync_dagster.transports.legible import legible
 from ringrift_sync_dagster.transports.ssh_facts import Facts
 from ringrift_sync_dagster.transports.ssh_link import SshLink
 
@@ -25,6 +27,7 @@ _NEEDED: Final = ("cat", "head", "mkdir", "mv", "rm", "sha256sum", "stat", "sync
 _REFUSED: Final = 9
 _STATE: Final = "%i %s %Y %y"  # inode, length, seconds; and the time as text, for what is below the second
 _SQLITE_NAMES: Final = (".db", ".db3", ".sqlite", ".sqlite3", "-wal", "-shm", "-journal")
+_DISK: Final = re.compile(r"\s([0-9]{1,15})\s+([0-9]{1,15})\s+([0-9]{1,15})\s+(?:[0-9]+%|-)\s")
 _PRELUDE: Final = f"""umask 022
 refuse() {{ printf '%s\\0%s' "$1" "$2"; exit {_REFUSED}; }}
 digest() {{ d=$(sha256sum < "$1") || refuse unreadable "it cannot be read"; d=${{d%% *}}; }}
@@ -66,6 +69,7 @@ class Shell:
         self._roots = Roots(facts.roots)
         self._place = (link.endpoint.node.name, link.endpoint.transport)
         self._ops: dict[str, Callable[[dict[str, Any], Deadline], dict[str, Any]]] = {
+            "disk": self._disk,
             "hash": self._hash,
             "locate": self._locate,
             "forget": self._forget,
@@ -77,17 +81,37 @@ class Shell:
         """Run one operation; give its result.
 
         Raises:
-            KitError: It is refused, with the kit's own codes.
-            RungUnusableError: It takes Python, or a program that the node has not.
+            KitError: It is refused, with the kit's own codes; ``no_python`` where only the kit can do it.
+            RungUnusableError: It takes a program that the node has not.
             TransferError: By what to do next.
 
         """
-        lacking = [] if op in self._ops else ["python3"]
-        lacking += ssh_facts.missing(self._facts, _NEEDED)
+        if op not in self._ops:
+            message = f"{op} needs python3 on the node, and a login does not find it; install it there"
+            raise KitError("no_python", message)
+        lacking = ssh_facts.missing(self._facts, _NEEDED)
         if lacking:
             message = f"{op} needs {', '.join(lacking)} on the node, and a login does not find it; install it there"
             raise RungUnusableError(*self._place, message)
-        return self._ops[op](args, deadline)
+        try:
+            return self._ops[op](args, deadline)
+        except (ValueError, IndexError) as error:  # where a number should stand there is none
+            raise TransientError(*self._place, f"{op}: the node's shell gave an answer that makes no sense") from error
+
+    def _disk(self, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+        if args:
+            raise KitError("bad_arguments", f"disk: {', '.join(sorted(args))} is unknown")
+        root = shlex.quote(self._facts.roots[0])
+        script = f"""o=$(df -Pk -- {root}) || refuse unreadable "the disk cannot be looked at"
+printf '%s\\0' "$o"
+"""
+        # Below the headline one line; the name of a file system may hold blanks, and so may that of its folder.
+        line = self._told(script, deadline, "", fields=1)[0].splitlines()[-1]
+        numbers = _DISK.search(line)
+        if numbers is None:
+            raise KitError("unreadable", f"df says of the disk: {line[:200]}")
+        total, used, free = (int(number) * 1024 for number in numbers.groups())
+        return {"total_bytes": total, "used_bytes": used, "free_bytes": free}
 
     def _hash(self, args: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
         """Hash a file and register it for serving."""
@@ -182,7 +206,8 @@ printf 'part\\0%s\\0' "$n"
     rm -f {sha}.part
     refuse checksum "another artifact arrived; it was removed"
   fi
-  {{ sync {sha}.part 2>/dev/null || sync; }} && mv -f {sha}.part {sha} || refuse no_space "the disk refuses"
+  {{ sync {sha}.part 2>/dev/null || sync; }} && mv -f {sha}.part {sha} || [ -e {sha} ] ||
+    refuse no_space "the disk refuses"
 fi
 [ -e {sha} ] || refuse missing "nothing has arrived"
 told
@@ -214,7 +239,8 @@ told
         texts = answer.stdout.decode("utf-8", "surrogateescape").split("\0")
         if answer.status == _REFUSED and len(texts) > 1:
             full = "No space left" in answer.stderr
-            raise KitError("no_space" if full else texts[0], f"{texts[1]} {answer.stderr}".strip(), path)
+            code = "no_space" if full else legible(texts[0])
+            raise KitError(code, f"{texts[1]} {answer.stderr}".strip(), path)
         if answer.status != 0 or len(texts) != fields + 1:
             raise TransientError(*self._place, f"the node's shell ended with status {answer.status}: {answer.stderr}")
         return tuple(texts[:-1])

@@ -60,7 +60,7 @@ def test_a_token_that_is_not_ours_collects_nothing_and_says_why(
         field_.settings = load_settings(**{**good.model_dump(), "token_file": token})
         refused = field_.one(CONFIG, A)
         assert refused.failure is not None, words
-        assert refused.failure.error in ("AuthenticationError", "TokenError")
+        assert refused.failure.error in ("AuthenticationError", "LocalToolError")
         assert (A in str(refused.failure), words in refused.failure.message) == (True, True)
         assert (refused.games_new, refused.canonical_games, quarantined(field_)) == (0, 0, [])
 

@@ -56,6 +56,8 @@ def test_the_rung_that_worked_last_comes_first_and_the_others_keep_their_order()
         (errors.StallError, Then.RETRY, True, False),
         (errors.DeadlineExceededError, Then.NEXT_RUNG, True, False),
         (errors.ChecksumError, Then.NEXT_RUNG, False, False),
+        (errors.LocalToolError, Then.NEXT_RUNG, False, False),
+        (errors.TransferUnderWayError, Then.STOP, False, False),
         (errors.AuthenticationError, Then.STOP, False, False),
         (errors.TokenError, Then.STOP, False, False),
         (errors.HostKeyError, Then.STOP, False, False),
@@ -109,6 +111,26 @@ def test_a_share_never_passes_what_is_left(rung: Rung, remaining: float, size: i
         assert share == min(
             remaining, LADDER[rung].connect_seconds + max(LADDER[rung].transfer_seconds, 2 * size / rate)
         )
+
+
+def test_a_call_may_take_what_the_later_rungs_do_not_need_to_connect() -> None:
+    assert share_seconds(Rung.P2P, (Rung.RSYNC, Rung.BASE64), 300.0, None, 1.0) == 260.0
+    assert share_seconds(Rung.BASE64, (), 300.0, None, 1.0) == 300.0
+
+
+def test_whoever_moves_and_is_slow_goes_on_without_blame() -> None:
+    found = judge(made(errors.DeadlineExceededError), budget_spent=False, moved=True)
+    assert (found.then, found.blames) == (Then.GO_ON, False)
+
+
+def test_a_node_whose_agent_is_closed_and_whose_sshd_answers_is_not_down() -> None:
+    tried = [made(errors.UnreachableError), made(errors.RungUnusableError)]
+    assert type(summary("n1", tried, [])) is errors.RungUnusableError
+
+
+def test_what_is_missing_here_is_said_before_what_the_node_lacks() -> None:
+    tried = [made(errors.LocalToolError), made(errors.UnreachableError)]
+    assert type(summary("n1", tried, [])) is errors.LocalToolError
 
 
 def test_a_share_leaves_the_later_rungs_time_to_connect() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pytest
 
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.games import make_game
@@ -19,8 +18,6 @@ from ringrift_sync_dagster.demo.recorder import Recorder
 from ringrift_sync_dagster.demo.schemas import Dialect
 from ringrift_sync_dagster.node.digest import digests
 from tests.defs.test_webserver import HISTORY, launch
-
-pytestmark = pytest.mark.xdist_group("webserver")  # one webserver for the whole test run
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CONFIG, NODE = "square19_3p", "vast-900001"

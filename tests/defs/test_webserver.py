@@ -4,14 +4,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.games import make_game
 from ringrift_sync_dagster.demo.recorder import Recorder
 from ringrift_sync_dagster.demo.schemas import Dialect
-
-pytestmark = pytest.mark.xdist_group("webserver")  # one webserver for the whole test run
 
 RUN_SECONDS = 90
 Ask = Callable[..., dict[str, Any]]

@@ -25,6 +25,8 @@ TOKEN = "0" * 32
 NOW = 2_000_000_000.0
 KEY = "0123456789ab"
 DAY = 24 * 3600.0
+# A name, the mode of what had it before, and that of what arrives.
+NEW_AND_OLD = (("secret", None, 0o600), ("run", None, 0o6777), ("read", None, 0o444), ("old", 0o640, 0o600))
 
 
 @pytest.fixture
@@ -84,7 +86,10 @@ def test_a_file_is_told_as_it_lies_and_a_link_as_what_it_leads_to(context: Conte
 
     told = order(context, "snapshot", path=str(tmp_path / "latest.npz"), token=TOKEN)
 
-    assert told == {"path": str(tmp_path / "a.npz"), "sha256": sha(b"bytes"), "bytes": 5, "snapshot": False}
+    mode = (tmp_path / "a.npz").stat().st_mode
+    assert told == {
+        "path": str(tmp_path / "a.npz"), "sha256": sha(b"bytes"), "bytes": 5, "mode": mode, "snapshot": False,
+    }  # fmt: skip
 
 
 def _interpreters() -> list[str]:
@@ -168,17 +173,59 @@ def test_a_part_that_is_not_the_file_gets_no_name(context: Context, tmp_path: Pa
     assert part.exists() == (code == "short")
 
 
-def test_what_is_installed_has_the_mode_of_what_it_replaces(context: Context, tmp_path: Path) -> None:
-    for name, before in (("new", None), ("old", 0o640)):
+def test_what_is_installed_has_the_mode_of_what_it_replaces_else_a_harmless_one_of_its_own(
+    context: Context, tmp_path: Path
+) -> None:
+    for name, before, own in (
+        ("secret", None, 0o600),
+        ("run", None, 0o6777),
+        ("read", None, 0o444),
+        ("old", 0o640, 0o6),
+    ):
         if before is not None:
             (tmp_path / name).write_bytes(b"old")
             (tmp_path / name).chmod(before)
         (tmp_path / ".part").write_bytes(b"bytes")
-        (tmp_path / ".part").chmod(0o600)
+        (tmp_path / ".part").chmod(own)
         order(context, "install", part=str(tmp_path / ".part"), path=str(tmp_path / name), bytes=5)
 
-    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("new", "old")]
-    assert modes == [0o644, 0o640]
+    modes = [(tmp_path / name).stat().st_mode & 0o7777 for name in ("secret", "run", "read", "old")]
+    assert modes == [0o600, 0o644, 0o644, 0o640]
+
+
+def test_what_collects_is_for_its_owner_only(context: Context, tmp_path: Path) -> None:
+    part = order(context, "place", path=f"{tmp_path}/", name="a", artifact=sha(b"bytes"), bytes=5)["part"]
+    staging = order(context, "stage", path=str(tmp_path), key=KEY, states={})["staging"]
+
+    assert Path(part).stat().st_mode & 0o777 == 0o600
+    assert Path(staging).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["x.db-wal", "x.SQLITE-shm", "x.sqlite3-journal", "plain-wal"])
+def test_a_part_of_a_database_neither_leaves_nor_arrives(context: Context, tmp_path: Path, name: str) -> None:
+    database(tmp_path / "plain")  # a database by its bytes only
+    part, state = tmp_path / ".part", [5, 0, 0o644, ""]
+    for path in (tmp_path / name, part):
+        path.write_bytes(b"bytes")
+    (tmp_path / "link").symlink_to(name)
+    (staging := tmp_path / f".ringrift-batch-{KEY}").mkdir()
+    (staging / name).write_bytes(b"bytes")
+
+    told = order(context, "inspect", path=str(tmp_path), files=[name, "link"])
+    landed = order(context, "land", path=str(tmp_path), key=KEY, states={name: state})
+
+    assert [why[0] for why in told["failed"].values()] == ["bad_arguments"] * 2
+    assert landed["failed"][name][0] == "bad_arguments"
+    assert refused(context, "snapshot", path=str(tmp_path / "link"), token=TOKEN) == "bad_arguments"
+    assert refused(context, "place", path=f"{tmp_path}/", name=name, artifact=sha(b""), bytes=0) == "bad_arguments"
+    assert refused(context, "install", part=str(part), path=str(tmp_path / name), bytes=5) == "bad_arguments"
+    assert (tmp_path / name).read_bytes() == b"bytes"
+
+
+def test_a_name_that_only_looks_like_a_part_of_a_database_travels(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "notes-journal").write_bytes(b"bytes")
+
+    assert order(context, "snapshot", path=str(tmp_path / "notes-journal"), token=TOKEN)["bytes"] == 5
 
 
 def test_an_empty_part_is_withdrawn_and_nothing_else(context: Context, tmp_path: Path) -> None:
@@ -239,9 +286,13 @@ def test_a_batch_lands_file_by_file_and_takes_its_folder_away(context: Context, 
         folder.mkdir()
     for name in ("a", "b", "c", "d"):
         (source / name).write_bytes(name.encode() * 10)
-    (dest / "b").write_bytes(b"b" * 10)
     (dest / "d").symlink_to("elsewhere/x")
-    looked = order(context, "inspect", path=str(source), files=["a", "b", "c", "d", "e"], hashes=["a"])
+    for name, moment in (("b", 0), ("old", 1)):
+        for folder in (source, dest):
+            (folder / name).write_bytes(name[:1].encode() * 10)
+        os.utime(source / name, ns=(7 * 10**9, 7 * 10**9))
+        os.utime(dest / name, ns=(7 * 10**9, 7 * 10**9 + moment))
+    looked = order(context, "inspect", path=str(source), files=["a", "b", "c", "d", "e", "old"], hashes=["a"])
     states = {name: state[:2] for name, state in looked["files"].items()}
 
     placed = order(context, "stage", path=str(dest), key=KEY, states=states)
@@ -249,15 +300,19 @@ def test_a_batch_lands_file_by_file_and_takes_its_folder_away(context: Context, 
     for name, data in (("a", b"a" * 10), ("c", b"cut"), ("d", b"d" * 10), (".rsync.tmp", b"x")):
         (staging / name).write_bytes(data)
     came = order(context, "staged", path=placed["dest"], key=KEY, files=list(states))["files"]
-    sizes = {name: [state[0], state[3]] for name, state in looked["files"].items()}
-    landed = order(context, "land", path=placed["dest"], key=KEY, states=sizes)
+    arrived = {name: [state[0], state[1], state[3], state[4]] for name, state in looked["files"].items()}
+    landed = order(context, "land", path=placed["dest"], key=KEY, states=arrived)
+    other = order(context, "land", path=placed["dest"], key=KEY, states={"b": [*arrived["b"][:3], sha(b"other")]})
 
-    assert looked["files"]["a"][3] == sha(b"a" * 10)
+    assert looked["files"]["a"][4] == sha(b"a" * 10)
     assert looked["failed"] == {"e": ["missing", "there is no such file"]}
-    assert placed["needed"] == 40
+    assert (placed["there"], placed["came"]) == (["b"], [])
+    assert other["failed"]["b"][0] == "checksum"
     assert came == ["a", "c", "d"]
     assert (landed["landed"], landed["unchanged"]) == (["a"], ["b"])
-    assert {name: why[0] for name, why in landed["failed"].items()} == {"c": "checksum", "d": "unreadable"}
+    assert {name: why[0] for name, why in landed["failed"].items()} == {
+        "c": "checksum", "d": "unreadable", "old": "missing",
+    }  # fmt: skip
     assert (dest / "d").is_symlink()
     assert not staging.exists()
 
@@ -272,6 +327,20 @@ def test_what_an_earlier_batch_left_of_other_files_is_removed(context: Context, 
 
     assert [path.name for path in staging.rglob("*") if path.is_file()] == ["kept"]
     assert refused(context, "stage", path=str(tmp_path), key="../x", states={}) == "bad_arguments"
+
+
+def test_the_folder_of_a_batch_to_which_nobody_came_back_for_a_day_is_removed(context: Context, tmp_path: Path) -> None:
+    moments = {"gone": (NOW - DAY - 1, NOW - DAY - 1), "kept": (NOW - DAY - 1, NOW - 9), "alive": (NOW - 9, 5.0)}
+    for key, (folder, file) in moments.items():
+        (tmp_path / f".ringrift-batch-{key}").mkdir()
+        (tmp_path / f".ringrift-batch-{key}" / "x").write_bytes(b"x")
+        os.utime(tmp_path / f".ringrift-batch-{key}" / "x", (file, file))
+        os.utime(tmp_path / f".ringrift-batch-{key}", (folder, folder))
+
+    order(context, "stage", path=str(tmp_path), key=KEY, states={})
+
+    left = {path.name.rpartition("-")[2] for path in tmp_path.glob(".ringrift-batch-*")}
+    assert left == {"kept", "alive", KEY}
 
 
 def test_a_process_that_starts_while_others_are_looked_at_is_no_trouble(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ hosts:
     {more}
 """
 AGENT_PORT = 18765
+LOOK_SECONDS = 0.05
 BROKEN_AGENT = """
 import sys
 if "--help" not in sys.argv:
@@ -115,10 +117,20 @@ class Target:
 
     def pid(self, what: str = "agent") -> int:
         """The process of the agent or the supervisor; 0 when there is none."""
+        if what == "supervisor":
+            return next(iter(self.processes("supervise")), 0)
         with contextlib.suppress(OSError, ValueError):
-            pid = int(json.loads((self.directory / f"{what}.pid").read_bytes())["pid"])
+            pid = int(json.loads((self.directory / "agent.pid").read_bytes())["pid"])
             return pid if alive(pid) else 0
         return 0
+
+    def processes(self, word: str = "") -> list[int]:
+        """All that run with the agent's directory, and with this word, in their command lines."""
+        place = os.fsencode(self.directory)
+        return [
+            pid for pid, line in command_lines().items()
+            if place in line and (not word or word.encode() in line.split(b"\0")) and alive(pid)
+        ]  # fmt: skip
 
     def answers(self, port: int = 0) -> bool:
         with contextlib.suppress(requests.RequestException):
@@ -145,10 +157,39 @@ class Target:
         return name
 
     def kill(self) -> None:
-        """End what a test left running."""
-        for what in ("supervisor", "agent"):
-            if pid := self.pid(what):
-                os.kill(pid, signal.SIGKILL)
+        """End what a test left running, the supervisor first."""
+        for word in ("supervise", ""):
+            for pid in self.processes(word):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def command_lines() -> dict[int, bytes]:
+    """What is in the process list now, each word followed by a zero byte."""
+    seen = {}
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            seen[int(entry.parent.name)] = entry.read_bytes()
+    return seen
+
+
+@contextlib.contextmanager
+def watched_command_lines() -> Iterator[set[bytes]]:
+    """Collect every command line that is in the process list for longer than a moment while the body runs."""
+    seen: set[bytes] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_SECONDS):
+            seen.update(command_lines().values())
+
+    thread = threading.Thread(target=look, name="looks at command lines")
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
 
 
 def _version(venv: Path) -> str:

@@ -18,8 +18,9 @@ import pytest
 from ringrift_sync_dagster.errors import ConfigError
 from ringrift_sync_dagster.sync.batch_rsync import BatchResult, BatchRsync
 from ringrift_sync_dagster.sync.runtime import Runtime
+from tests.chaos_proxy import ChaosProxy
 from tests.sshd import Sshd
-from tests.sync.copying import HOST, MB, Site, made_site, make_database, noise, small_disk, spoiling_site
+from tests.sync.copying import HOST, MB, Site, made_site, make_database, noise, rows_of, small_disk, spoiling_site
 
 ODD = [
     "a.npz",
@@ -106,6 +107,61 @@ def test_only_what_differs_is_sent(site: Site) -> None:
     assert (site.far / "b.npz").read_bytes() == noise(500, 9)
 
 
+def test_a_file_of_the_same_length_is_sent_when_its_time_differs_by_a_moment_or_verified_bytes_differ(
+    site: Site,
+) -> None:
+    names = put(site.near, "later.npz", "other.npz", "same.npz")
+    for folder in (site.near, site.far):
+        put(folder, *names)
+        for name in names:
+            os.utime(folder / name, ns=(1_700_000_000_100_000_000,) * 2)
+    (site.near / "later.npz").write_bytes(noise(1000, 8))
+    os.utime(site.near / "later.npz", ns=(1_700_000_000_600_000_000,) * 2)
+    (site.far / "other.npz").write_bytes(noise(1000, 9))
+    os.utime(site.far / "other.npz", ns=(1_700_000_000_100_000_000,) * 2)
+
+    believed = site.batch(names, site.near, site.at)
+    verified = site.batch(names, site.near, site.at, verify_checksum=True)
+
+    assert (believed.transferred, believed.unchanged) == (("later.npz",), ("other.npz", "same.npz")), believed
+    assert (verified.transferred, verified.unchanged) == (("other.npz",), ("later.npz", "same.npz")), verified
+    assert [(site.far / name).read_bytes() for name in names] == [(site.near / name).read_bytes() for name in names]
+    assert [one.bytes_transferred for one in (believed, verified)] == [1000, 1000]
+
+
+def test_a_part_of_a_database_does_not_travel_without_it(site: Site) -> None:
+    put(site.near, "x.db-wal", "a.npz")
+    make_database(site.far / "x.db", 5, wal=True)
+
+    result = site.batch(["x.db-wal", "a.npz"], site.near, site.at)
+
+    assert result.transferred == ("a.npz",)
+    assert "replayed into another one: copy the database" in result.failed["x.db-wal"]
+    assert rows_of(site.far / "x.db") == 5
+
+
+def test_what_never_travelled_is_not_called_unchanged_when_a_batch_is_interrupted(sshd: Sshd, tmp_path: Path) -> None:
+    site = made_site(tmp_path, sshd, limit=8)
+    names = put(site.near, *(f"{n}.npz" for n in range(5)), size=MB)
+    for name in names:
+        (site.far / name).write_bytes(noise(MB, 50))  # older, and as long
+    with ChaosProxy((sshd.address, sshd.port)) as proxy:
+        hosts = (tmp_path / "hosts.yaml").read_text().replace(f"port: {sshd.port}", f"port: {proxy.port}")
+        (tmp_path / "hosts.yaml").write_text(hosts.replace(sshd.address, proxy.host))
+        with sshd.known_hosts.open("a") as known:
+            known.write(sshd.known_hosts.read_text().replace(sshd.place, f"[{proxy.host}]:{proxy.port}"))
+        proxy.up.cut_after = 1_500_000  # one file comes with each of the three tries
+        result = site.batch(names, site.near, site.at)
+
+    sshd.trust()
+    assert result.error != ""
+    came = len(result.transferred)
+    assert (came, result.unchanged, result.bytes_transferred) == (3, (), 3 * MB), result
+    assert result.failed == dict.fromkeys(names[3:], result.error)
+    assert [(site.far / name).read_bytes() for name in names[3:]] == [noise(MB, 50)] * 2
+    assert [rung["error"] for rung in site.rows()[0].rungs] == ["TransientError"] * 3
+
+
 def test_what_cannot_travel_is_named_with_its_reason_and_the_others_arrive(site: Site) -> None:
     put(site.near, "good.npz")
     make_database(site.near / "g.db", 2)
@@ -148,13 +204,21 @@ def test_a_killed_batch_shows_no_name_and_the_next_one_sends_only_what_it_lacks(
         os.kill(batch.pid, signal.SIGKILL)
     time.sleep(0.3)
     shown, whole = [path for path in site.far.iterdir() if path.name in names], len(staged(site.far))
+    changed = (site.near / names[0]).stat().st_mtime_ns + 1
+    (site.near / names[0]).write_bytes(noise(MB, 90))
+    os.utime(site.near / names[0], ns=(changed, changed))
+    hosts = (tmp_path / "hosts.yaml").read_text()
+    (tmp_path / "hosts.yaml").write_text(f"{hosts}\nsync_routing: {{max_disk_usage_percent: 0.0001}}\n")
+    refused = site.batch(names, site.near, site.at)
+    (tmp_path / "hosts.yaml").write_text(hosts)
     result = site.batch(names, site.near, site.at)
 
     assert shown == []
+    assert "max_disk_usage_percent" in refused.error
     assert result.success, result
     assert result.transferred == tuple(names)
-    assert result.bytes_transferred == (6 - whole) * MB
-    assert [(site.far / name).read_bytes() for name in names] == [noise(MB, n) for n in range(6)]
+    assert result.bytes_transferred == (6 - whole + 1) * MB  # what came outlives a refusal, but not a change
+    assert [(site.far / name).read_bytes() for name in names] == [noise(MB, n) for n in (90, 1, 2, 3, 4, 5)]
     assert site.leftovers() == []
 
 
@@ -258,12 +322,14 @@ def test_one_batch_at_a_time_goes_to_one_folder(sshd: Sshd, tmp_path: Path) -> N
     running.start()
     wait_for(lambda: any(site.far.glob(".ringrift-batch-*/.*")))
 
+    impatient = site.batch(names, site.near, site.at, timeout_seconds=0.1)
     second = site.batch(names, site.near, site.at)
     running.join()
 
     assert first[0].success, first
-    assert "is held by" in second.error
-    assert set(second.failed) == set(names)
+    assert "is held by" in impatient.error
+    assert set(impatient.failed) == set(names)
+    assert (second.success, second.unchanged, second.bytes_transferred) == (True, tuple(names), 0), second
 
 
 def test_a_node_that_cannot_be_reached_fails_every_file_with_the_reason(site: Site) -> None:

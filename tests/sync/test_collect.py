@@ -15,7 +15,7 @@ import pytest
 
 from ringrift_sync_dagster.demo.recorder import Recorder
 from ringrift_sync_dagster.demo.schemas import Dialect
-from ringrift_sync_dagster.errors import CollectFailedError, ConfigError, TokenError
+from ringrift_sync_dagster.errors import CollectFailedError, ConfigError, LocalToolError
 from ringrift_sync_dagster.settings.settings import load_settings
 from ringrift_sync_dagster.state.changes import pending
 from ringrift_sync_dagster.state.manifest import Manifest
@@ -211,7 +211,7 @@ def test_a_missing_token_says_how_to_make_one(field_: Field) -> None:
         (outcome,) = collect(runtime, configs=["hex8_2p"], nodes=[A]).outcomes
 
     assert outcome.failure is not None
-    assert (outcome.failure.error, "ringrift-sync token" in outcome.failure.message) == (TokenError.__name__, True)
+    assert (outcome.failure.error, "ringrift-sync token" in outcome.failure.message) == (LocalToolError.__name__, True)
 
 
 def test_two_processes_that_collect_at_the_same_time_bring_each_game_once(field_: Field) -> None:

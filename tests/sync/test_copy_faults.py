@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,11 +173,19 @@ def test_a_source_that_cannot_travel_is_told_before_anything_moves(site: Site, n
 
 def test_the_canonical_store_is_never_copied_over(site: Site) -> None:
     make_database(site.far / "canonical_hex8_2p.db")
+    (site.far / "canonical_hex8_2p.db-wal").write_bytes(b"x")
     store = site.base / "hub/data/games"
+    store.mkdir(parents=True)
+    (site.near / "link").symlink_to(store)
+    names = ("canonical_hex8_2p.db", "canonical_hex8_2p.db-wal", "eval_square8_3p.db", "eval_square8_3p.db-journal")
 
-    for dest in (f"{store}/", store / "canonical_hex8_2p.db"):
+    for dest in (f"{store}/", site.near / "link", *(store / name for name in names)):
         with pytest.raises(ConfigError, match="games are merged into it"):
             site.copy(f"{site.at}/canonical_hex8_2p.db", dest)
+    for name in names:
+        with pytest.raises(ConfigError, match="games are merged into it"):
+            site.batch(["a.npz", name], site.at, site.near / "link")
+    assert site.rows() == []
     aside = site.copy(f"{site.at}/canonical_hex8_2p.db", store / "copy_of_hex8_2p.db")
 
     assert aside.success, aside
@@ -203,18 +210,21 @@ def test_a_name_that_is_no_regular_file_is_not_replaced(site: Site, kind: str) -
     assert target.is_symlink() or target.is_dir()
 
 
-def test_two_copies_to_one_name_do_not_mix(sshd: Sshd, tmp_path: Path) -> None:
-    site = made_site(tmp_path, sshd, limit=5)
-    (site.near / "a.npz").write_bytes(noise(4 * MB))
-    first: list[SyncResult] = []
-    ends = (site.near / "a.npz", f"{site.at}/")
-    copying = threading.Thread(target=lambda: first.append(site.copy(*ends)))
-    copying.start()
-    grown(site.far, MB)
+@pytest.mark.parametrize("direction", ["push", "fetch"])
+def test_a_secret_stays_one_and_a_name_may_be_any_bytes(site: Site, direction: str) -> None:
+    here, there = (site.near, site.far) if direction == "push" else (site.far, site.near)
+    name = os.fsdecode(b"x\xff.npz")
+    (here / name).write_bytes(b"secret")
+    (here / name).chmod(0o600)
+    source, dest = (here, site.at) if direction == "push" else (site.at, there)
 
-    second = site.copy(*ends)
-    copying.join()
+    copied = site.copy(f"{source}/{name}", f"{dest}/one/")
+    batched = site.batch([name], source, f"{dest}/many")
+    missing = (site.copy(f"{source}/{name}?", f"{dest}/").success, site.batch([f"{name}?"], source, dest).success)
 
-    assert first[0].success, first
-    assert "is held by" in second.error
-    assert (site.far / "a.npz").read_bytes() == noise(4 * MB)
+    assert (copied.success, copied.verified) == (True, True), copied
+    assert (batched.success, batched.transferred) == (True, (name,)), batched
+    assert [(there / folder / name).stat().st_mode & 0o777 for folder in ("one", "many")] == [0o600] * 2
+    assert [(there / folder / name).read_bytes() for folder in ("one", "many")] == [b"secret"] * 2
+    assert missing == (False, False)
+    assert ".npz?" in site.rows()[-1].error

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,15 @@ import pytest
 from ringrift_sync_dagster.settings.identity import issue_token, load_coordinator_key, verify_token
 from ringrift_sync_dagster.sync.deploy import Deployed
 from tests.agent.agents import addresses, alive, wait_until
-from tests.sync.deploying import BROKEN_AGENT, Target, changed_wheel, give_pip_settings, target, write_wheel
-
-pytestmark = pytest.mark.xdist_group("deploy")  # one installation for all of them
+from tests.sync.deploying import (
+    BROKEN_AGENT,
+    Target,
+    changed_wheel,
+    give_pip_settings,
+    target,
+    watched_command_lines,
+    write_wheel,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +33,25 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         yield made
 
 
+@dataclass(frozen=True)
+class FirstDeploy:
+    """What was done, the token that was brought, and every command line that was seen meanwhile on this machine."""
+
+    done: Deployed
+    token: str
+    command_lines: set[bytes]
+
+
 @pytest.fixture(scope="module")
-def first(node: Target) -> Deployed:
-    return node.deploy()
+def first_deploy(node: Target) -> FirstDeploy:
+    with watched_command_lines() as seen:
+        done = node.deploy()
+    return FirstDeploy(done, (node.directory / "keys" / "token.jwt").read_text().strip(), seen)
+
+
+@pytest.fixture(scope="module")
+def first(first_deploy: FirstDeploy) -> Deployed:
+    return first_deploy.done
 
 
 def test_a_first_deploy_installs_the_agent_starts_it_and_sees_it_answer(node: Target, first: Deployed) -> None:
@@ -52,14 +75,24 @@ def test_a_node_gets_its_own_token_and_the_public_key_and_nobody_else_may_read_t
     assert (node.directory / "keys").stat().st_mode & 0o777 == 0o700
 
 
-def test_no_secret_is_in_an_argument_a_log_or_what_a_person_sees(node: Target, first: Deployed) -> None:
-    token = (node.directory / "keys" / "token.jwt").read_text().strip()
-    shown = node.cli("node-a", "--wheel", str(node.wheel), "-vv")
-    arguments = [entry.read_bytes() for entry in Path("/proc").glob("[0-9]*/cmdline") if os.access(entry, os.R_OK)]
+def test_no_secret_is_in_an_argument_while_the_agent_is_installed(first_deploy: FirstDeploy) -> None:
+    everything = b"\n".join(first_deploy.command_lines)
 
-    for text in (shown.stdout, shown.stderr, node.sshd.log, (node.directory / "agent.log").read_text(), repr(first)):
-        assert token not in text
-    assert not any(token.encode() in line for line in arguments)
+    for word in (b"runpy.run_path", b"\0install\0", b"\0supervise\0"):
+        assert word in everything, "the order on its way, pip and the supervisor were all seen"
+    assert first_deploy.token.encode() not in everything
+
+
+def test_no_secret_is_in_a_log_or_what_a_person_sees(node: Target, first_deploy: FirstDeploy) -> None:
+    path = node.directory / "keys" / "token.jwt"
+    path.unlink()
+    shown = node.cli("node-a", "--wheel", str(node.wheel), "-vv")
+    tokens = first_deploy.token, path.read_text().strip()
+
+    assert "changed" in shown.stdout, "a token was brought"
+    logs = node.sshd.log, (node.directory / "agent.log").read_text()
+    for text in (shown.stdout, shown.stderr, *logs, repr(first_deploy.done)):
+        assert not any(token in text for token in tokens)
 
 
 def test_a_second_deploy_writes_nothing_and_restarts_nothing(node: Target, first: Deployed) -> None:
@@ -80,17 +113,21 @@ def test_a_killed_agent_is_back_within_seconds(node: Target, first: Deployed) ->
     assert "ended with status -9" in (node.directory / "agent.log").read_text()
 
 
+@pytest.mark.parametrize("is_damaged", [False, True])
 def test_an_agent_whose_supervisor_was_killed_serves_on_and_the_next_deploy_repairs_it(
-    node: Target, first: Deployed
+    node: Target, first: Deployed, *, is_damaged: bool
 ) -> None:
     supervisor, agent = node.pid("supervisor"), node.pid()
     os.kill(supervisor, signal.SIGKILL)
     wait_until(lambda: node.pid("supervisor") == 0)
     assert node.answers()
+    if is_damaged:
+        (node.directory / "agent.pid").write_text("damaged")
 
     assert node.deploy().result == "repaired"
     assert node.pid("supervisor") not in {0, supervisor}
     assert node.pid() not in {0, agent}
+    assert not alive(agent)
     assert node.answers()
 
 
@@ -125,7 +162,8 @@ def test_removing_takes_away_what_was_put_there_and_nothing_else(node: Target, f
     kept = node.scratch / "incoming" / "node-b" / ("0" * 64)
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"a pack that another node pushed")
-    pids = node.pid(), node.pid("supervisor")
+    (node.directory / "agent.pid").write_text("damaged")
+    assert node.processes("supervise")
 
     done = node.remove()
 
@@ -133,7 +171,7 @@ def test_removing_takes_away_what_was_put_there_and_nothing_else(node: Target, f
     assert any("stay in data/.ringrift-sync" in note for note in done.notes)
     assert not node.directory.exists()
     assert not node.answers()
-    assert not any(alive(pid) for pid in pids)
+    assert node.processes() == []
     assert kept.exists()
     assert (node.scratch / "agent.db").exists()
     assert node.remove().result == "absent"

@@ -26,7 +26,7 @@ from tests.sync.deploying import (
 )
 from tests.sync.small_systemd import install_small_systemd
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("deploy-in-place")]
+pytestmark = pytest.mark.cluster
 
 NewNode = Callable[[], Target]
 VERSIONED_AGENT = "VERSION = 2\n"

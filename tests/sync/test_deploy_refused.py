@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,14 +13,18 @@ from ringrift_sync_dagster.settings.revoked import set_revoked
 from ringrift_sync_dagster.sync.deployment.remote import NAMES
 from tests.agent.agents import addresses
 from tests.sshd import PROGRAMS, Sshd
-from tests.sync.deploying import Target, target, write_wheel
+from tests.sync.deploying import Target, target
 
 StartNode = Callable[..., Target]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_wheel(tmp_path_factory.mktemp("wheel"))
+    """A wheel of the right name with an agent in it: all that is asked of one before it is brought to a node."""
+    path = tmp_path_factory.mktemp("wheel") / "ringrift_sync_dagster-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ringrift_sync_dagster/agent/__main__.py", "")
+    return path
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,30 +14,44 @@ from pathlib import Path
 
 import pytest
 
+from ringrift_sync_dagster.sync.deployment.onnode import keepers
+from ringrift_sync_dagster.sync.deployment.onnode.ops import remove
 from ringrift_sync_dagster.sync.deployment.onnode.place import Place
-from ringrift_sync_dagster.sync.deployment.onnode.processes import Named, listens, named
+from ringrift_sync_dagster.sync.deployment.onnode.processes import Named, holders, listens, named
 from ringrift_sync_dagster.sync.deployment.onnode.supervise import BoundedLog, next_pause
 from ringrift_sync_dagster.sync.deployment.program import program
 from tests.agent.agents import alive, wait_until
+from tests.sync.deploying import command_lines
 
 STEADY = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
 )
 WITH_WORKER = "import subprocess, sys; w = subprocess.Popen(['sleep', '600']); print(w.pid, flush=True); w.wait()"
+MANY_FILES = 5_000
+WRITER = """
+import contextlib, os, sys
+releases, number = sys.argv[1], int(sys.argv[2])
+print("looks", flush=True)
+with contextlib.suppress(OSError):
+    while len(os.listdir(releases)) == number:
+        pass
+    os.close(os.open(f"{releases}/../late", os.O_CREAT))
+"""
 
 
 class Supervised:
-    """A directory with one release, and its supervisor."""
+    """A directory with one release, and its supervisor; ``ready``: False: nothing says yet which release runs."""
 
-    def __init__(self, directory: Path, agent: str) -> None:
+    def __init__(self, directory: Path, agent: str, *, ready: bool = True) -> None:
         self.place = Place(directory)
         python = self.place.releases / "1" / "venv" / "bin" / "python"
         python.parent.mkdir(parents=True)
         python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "$(cat {directory}/agent)"\n')
         python.chmod(0o755)
         (directory / "agent").write_text(agent)
-        self.place.current.symlink_to("releases/1")
+        if ready:
+            self.place.current.symlink_to("releases/1")
         self.place.config.write_text(json.dumps({"arguments": []}))
         self.place.program.write_bytes(program())
         self.process = self.start()
@@ -88,6 +103,77 @@ def test_a_second_supervisor_of_a_directory_leaves_at_once(steady: Supervised) -
     assert steady.agent == agent
 
 
+@pytest.mark.parametrize("lost", [("agent.pid",), ("supervisor.lock",), ("supervisor.lock", "agent.pid")])
+def test_the_supervisor_is_found_and_ended_whatever_is_left_of_the_files_that_tell_of_it(
+    steady: Supervised, lost: tuple[str, ...]
+) -> None:
+    agent = steady.agent
+    for name in lost:
+        (steady.place.directory / name).unlink()
+    assert keepers.Supervised(steady.place).is_set_up
+
+    keepers.Supervised(steady.place).stop()
+
+    assert not keepers.Supervised(steady.place).is_set_up
+    assert steady.process.wait(1) == 0
+    assert not alive(agent)
+
+
+def test_whoever_only_reads_the_lock_is_no_supervisor(steady: Supervised) -> None:
+    with subprocess.Popen(["tail", "-f", str(steady.place.supervisor_lock)]) as reader:
+        wait_until(lambda: reader.pid in {process.pid for process in holders(steady.place.supervisor_lock)})
+        keepers.Supervised(steady.place).stop()
+        assert reader.poll() is None
+        reader.kill()
+    assert steady.process.wait(1) == 0
+    assert not keepers.Supervised(steady.place).is_set_up
+
+
+def test_a_removal_while_a_supervisor_starts_leaves_no_process_and_no_directory(tmp_path: Path) -> None:
+    for number in range(5):
+        root = tmp_path / str(number)
+        made = Supervised(root / "scratch" / "agent", STEADY)
+        time.sleep(number * 0.04)
+        try:
+            assert remove({"node": "made-up", "root": str(root), "scratch": "scratch"})["removed"] is True
+            made.process.wait(20)
+            assert not made.place.directory.exists()
+            assert processes_of(made.place) == []
+        finally:
+            end_all(made.place)
+
+
+def test_what_is_written_while_everything_is_removed_is_removed_too(tmp_path: Path) -> None:
+    place = Place(tmp_path / "scratch" / "agent")
+    place.releases.mkdir(parents=True)
+    for number in range(MANY_FILES):
+        (place.releases / str(number)).touch()
+    command = [sys.executable, "-c", WRITER, str(place.releases), str(MANY_FILES)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        assert remove({"node": "made-up", "root": str(tmp_path), "scratch": "scratch"})["removed"] is True
+        assert writer.wait(20) == 0
+    assert not place.directory.exists()
+
+
+def processes_of(place: Place) -> list[int]:
+    """The supervisors, and the agents, which work in the directory."""
+    found = []
+    for pid, line in command_lines().items():
+        with contextlib.suppress(OSError):
+            words = line, os.fsencode(Path(f"/proc/{pid}/cwd").readlink())
+            if alive(pid) and any(os.fsencode(place.directory) in word for word in words):
+                found.append(pid)
+    return found
+
+
+def end_all(place: Place) -> None:
+    for pid in processes_of(place):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_an_agent_that_ends_is_started_again_a_little_later_each_time(tmp_path: Path) -> None:
     made = Supervised(tmp_path, "import sys; sys.exit('no port')")
     try:
@@ -98,13 +184,26 @@ def test_an_agent_that_ends_is_started_again_a_little_later_each_time(tmp_path: 
     assert "the agent ended with status 1; again in 1 s" in made.log
 
 
-def test_an_agent_that_cannot_be_started_is_tried_again(steady: Supervised) -> None:
-    steady.place.current.unlink()
-    os.kill(steady.agent, signal.SIGKILL)
-    wait_until(lambda: "could not be started" in steady.log, 20)
+def test_an_agent_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    made = Supervised(tmp_path, STEADY, ready=False)
+    try:
+        wait_until(lambda: "could not be started" in made.log, 20)
+        made.place.current.symlink_to("releases/1")
+        wait_until(lambda: made.agent != 0, 20)
+    finally:
+        made.stop()
 
-    steady.place.current.symlink_to("releases/1")
-    wait_until(lambda: steady.agent != 0, 20)
+
+def test_an_agent_that_cannot_be_written_down_is_kept_and_ended_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "agent.pid").mkdir()
+    made = Supervised(tmp_path, STEADY)
+    try:
+        wait_until(lambda: "up" in made.log, 20)
+        made.process.terminate()
+        assert made.process.wait(40) == 0
+        assert processes_of(made.place) == []
+    finally:
+        end_all(made.place)
 
 
 def test_the_workers_of_a_killed_agent_are_ended_with_it(tmp_path: Path) -> None:

@@ -13,9 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ringrift_sync_dagster.core.model import Artifact
-from ringrift_sync_dagster.errors import (
-    TransientError,
-)
+from ringrift_sync_dagster.errors import TransferUnderWayError, TransientError
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports.base import Progress, Pushed, Transport
 from tests.transports.conftest import Way
@@ -93,6 +91,6 @@ def killing(way: Way, at: int) -> Progress:
 def pushed_when_free(transport: Transport, artifact: Artifact, source: Path, deadline: Deadline) -> Pushed:
     """The node may not have noticed yet that the killed one is gone."""
     while True:
-        with contextlib.suppress(TransientError):
+        with contextlib.suppress(TransientError, TransferUnderWayError):
             return transport.push(artifact, source, "node-h", deadline=deadline)
         time.sleep(0.1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ringrift_sync_dagster.errors import RungUnusableError
+from ringrift_sync_dagster.errors import RemoteCallError
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports.base64_ssh import base64_transport
 from ringrift_sync_dagster.transports.base64_talk import FRAME_BYTES
@@ -89,7 +89,7 @@ def test_a_fetch_goes_on_at_the_exact_byte(carried: Carried, tmp_path: Path, the
 
 
 @pytest.mark.parametrize("there", [1, FRAME_BYTES, 3 * MIB + 7])
-def test_a_push_goes_on_at_the_exact_byte_and_cuts_what_is_behind_it(
+def test_a_push_goes_on_at_the_exact_byte_and_writes_over_what_is_behind_it(
     carried: Carried, tmp_path: Path, there: int
 ) -> None:
     (tmp_path / "remote.part").write_bytes(DATA[:there] + b"of another connection")
@@ -164,7 +164,7 @@ def test_a_node_without_python_gives_and_takes_immutable_files(server: Sshd, tmp
         fetched = transport.fetch(artifact, tmp_path / "got", deadline=deadline)
         pushed = transport.push(artifact, tmp_path / "got", origin, deadline=deadline)
         transport.forget(artifact, deadline=deadline)
-        with pytest.raises(RungUnusableError, match="ython"):
+        with pytest.raises(RemoteCallError, match="ython"):
             transport.call("scan", {}, deadline=deadline)
 
     assert (fetched.bytes_moved, fetched.transport) == (len(DATA), "base64")

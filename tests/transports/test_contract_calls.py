@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -45,6 +46,20 @@ def test_a_call_gives_the_kits_result_or_its_refusal(way: Way, transport: Transp
     assert (refused.value.code, refused.value.path) == ("outside", "../outside.npz")
     with pytest.raises(RemoteCallError):
         transport.call("no-such-op", {}, deadline=deadline)
+
+
+def test_a_call_tells_of_the_disk_of_the_nodes_first_root(
+    way: Way, transport: Transport, deadline: Deadline, tmp_path: Path
+) -> None:
+    way.write("data/training/square19_2p.npz", b"positions")
+    disk = transport.call("disk", {}, deadline=deadline)
+    ours = shutil.disk_usage(tmp_path)
+    assert set(disk) == {"total_bytes", "used_bytes", "free_bytes"}
+    assert disk["total_bytes"] == ours.total
+    assert abs(disk["used_bytes"] - ours.used) + abs(disk["free_bytes"] - ours.free) < 1 << 30  # others write meanwhile
+    with pytest.raises(RemoteCallError) as refused:
+        transport.call("disk", {"path": "/"}, deadline=deadline)
+    assert refused.value.code == "bad_arguments"
 
 
 def test_a_file_is_hashed_and_fetched(way: Way, transport: Transport, deadline: Deadline, tmp_path: Path) -> None:

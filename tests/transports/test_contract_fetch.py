@@ -16,7 +16,7 @@ from ringrift_sync_dagster.errors import (
     LocalDiskError,
     TransferCancelledError,
     TransferError,
-    TransientError,
+    TransferUnderWayError,
 )
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports.base import Transport
@@ -205,7 +205,7 @@ def test_one_place_is_fetched_by_one_at_a_time(
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         first = pool.submit(transport.fetch, artifact, tmp_path / "got", deadline=deadline, progress=hold)
         started.wait(20)
-        with pytest.raises(TransientError, match="another"):
+        with pytest.raises(TransferUnderWayError, match="another"):
             transport.fetch(artifact, tmp_path / "got", deadline=deadline)
         go_on.set()
         first.result()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ringrift_sync_dagster.core.breaker import CircuitState
-from ringrift_sync_dagster.core.escalation import LADDER, SKIPPED, Rung
+from ringrift_sync_dagster.core.breaker import CircuitBreakerConfig, CircuitState
+from ringrift_sync_dagster.core.escalation import LADDER, SKIPPED, Rung, pause_seconds
 from ringrift_sync_dagster.core.model import Artifact
 from ringrift_sync_dagster.errors import (
     ArtifactGoneError,
@@ -31,6 +33,7 @@ from ringrift_sync_dagster.state.events import events_since
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.ladder import Ladder
 from ringrift_sync_dagster.transports.base import Fetched, Transport
+from ringrift_sync_dagster.transports.pacing import BucketPacer
 from tests.agent.agents import AgentProcess
 from tests.chaos_proxy import ChaosProxy
 from tests.sshd import PROGRAMS, Sshd
@@ -54,13 +57,15 @@ class Host:
         (base / "token").write_text(self.agent.token())
         (base / "hosts.yaml").write_text("hosts: {hub-1: {ssh_host: 127.77.0.1, ringrift_path: /r, role: coordinator}}")
 
-    def ladder(self, node: Node | None = None, forced: str = "") -> Transport:
+    def ladder(self, node: Node | None = None, forced: str = "", chance: float | None = None) -> Transport:
         settings = load_settings(
             home=self.base, hosts=self.base / "hosts.yaml", token_file=self.base / "token",
             known_hosts=self.sshd.known_hosts,
         )  # fmt: skip
         inventory = load_inventory(settings.hosts)
         transport = Ladder(settings, inventory, self.state, "hub-1", forced=forced).to(node or self.node)
+        if chance is not None:
+            transport._chance = lambda: chance  # type: ignore[attr-defined]
         self.transports.append(transport)
         return transport
 
@@ -158,7 +163,7 @@ def test_a_node_that_answers_nowhere_is_down_and_after_three_times_nobody_asks_i
             host.ladder().fetch(artifact, tmp_path / "got", deadline=Deadline(60))
         assert ("base64", SKIPPED) in tried(caught.value)
     assert {state_of(host, rung) for rung in Rung} == {CircuitState.OPEN}
-    with pytest.raises(NodeDownError, match="not tried: 3 failures") as caught:
+    with pytest.raises(NodeDownError, match=r"not tried: tried again in \d+ s, after 3 failures") as caught:
         host.ladder().call("scan", {}, deadline=Deadline(60))
     assert {error for _, error in tried(caught.value)} == {SKIPPED}
     opened = [event.payload["transport"] for event in events_since(host.state, 0) if event.type == "CIRCUIT_OPENED"]
@@ -250,6 +255,112 @@ def test_a_probe_says_over_which_rung_the_node_answers_or_why_none_does(host: Ho
 def test_a_node_that_answers_and_has_nothing_that_could_serve_is_not_called_down(bare: Host, tmp_path: Path) -> None:
     bare.sshd.start()
     (bare.sshd.folder / "bin" / "base64").unlink()
-    artifact = bare.place(made(1000))
-    with pytest.raises(RungUnusableError, match="base64"):
-        bare.ladder(forced="base64").fetch(artifact, tmp_path / "got", deadline=Deadline(60))
+    with pytest.raises(RungUnusableError, match="base64") as caught:
+        bare.ladder().fetch(bare.place(made(1000)), tmp_path / "got", deadline=Deadline(60))
+    assert tried(caught.value)[0] == ("p2p_http", "UnreachableError")
+
+
+def test_a_rung_that_was_forced_is_no_advice_for_others(host: Host, tmp_path: Path) -> None:
+    host.sshd.start()
+    node = host.with_agent()
+    host.ladder(node, "base64").fetch(host.place(made(1000)), tmp_path / "got", deadline=Deadline(60))
+    assert rungs.remembered(host.state, NAME) == ""
+
+
+def test_a_connection_that_broke_is_tried_again_after_a_pause_and_then_the_next_rung(
+    host: Host, tmp_path: Path
+) -> None:
+    host.sshd.start()
+    host.agent.start()
+    with ChaosProxy((host.address, host.agent.port), host.address) as proxy:
+        proxy.down.reset_after = 0
+        started = monotonic()
+        fetched = host.ladder(replace(host.node, agent_port=proxy.port), chance=1.0).fetch(
+            host.place(made(MIB)), tmp_path / "got", deadline=Deadline(60)
+        )
+    assert [rung for rung, error in tried(fetched) if error == "TransientError"] == ["p2p_http", "p2p_http"]
+    assert fetched.transport == "rsync"
+    assert monotonic() - started >= pause_seconds(1, 1.0)
+
+
+def test_a_rung_that_hangs_leaves_the_later_ones_their_time(host: Host, tmp_path: Path) -> None:
+    host.sshd.start()
+    with ChaosProxy((host.address, 1), host.address) as proxy:
+        proxy.black_hole = True
+        node = replace(host.node, agent_port=proxy.port)
+        fetched = host.ladder(node).fetch(host.place(made(MIB)), tmp_path / "got", deadline=Deadline(12))
+    assert tried(fetched) == [("p2p_http", "DeadlineExceededError"), ("rsync", "")]
+
+
+def test_who_only_is_slow_is_not_left_and_not_blamed(host: Host, tmp_path: Path) -> None:
+    node, data = host.with_agent(), made(6 * MIB)
+    pacer = BucketPacer(1.5 * MIB)  # four seconds, and a share of two for each of three rungs
+    fetched = host.ladder(node).fetch(host.place(data), tmp_path / "got", deadline=Deadline(9), pacer=pacer)
+    assert {rung for rung, _ in tried(fetched)} == {"p2p_http"}
+    assert ("p2p_http", "DeadlineExceededError") in tried(fetched)
+    assert state_of(host, Rung.P2P) is CircuitState.CLOSED
+    assert fetched.bytes_moved == len(data)
+    assert (tmp_path / "got").read_bytes() == data
+
+
+def test_a_probe_that_we_stopped_ourselves_leaves_the_next_one_its_try(host: Host, tmp_path: Path) -> None:
+    node, artifact = host.with_agent(), host.place(made(MIB))
+    quick = CircuitBreakerConfig(failure_threshold=1, recovery_timeout_seconds=0.2)
+    breakers.failed(host.state, NAME, "p2p_http", quick, "it broke")
+    time.sleep(0.3)
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(TransferCancelledError):
+        host.ladder(node).fetch(artifact, tmp_path / "got", deadline=Deadline(60), cancel=cancel)
+    assert host.ladder(node).fetch(artifact, tmp_path / "got", deadline=Deadline(60)).transport == "p2p_http"
+
+
+def test_when_ssh_answers_again_both_of_its_rungs_are_closed(host: Host) -> None:
+    for _ in range(3):
+        with pytest.raises(NodeDownError):
+            host.ladder(forced="rsync").call("scan", {}, deadline=Deadline(20))
+        assert not host.ladder(forced="base64").probe(Deadline(20)).reachable
+    host.sshd.start()
+    breakers.reset(host.state, NAME, "rsync")
+    assert host.ladder().probe(Deadline(20)).transport == "rsync"
+    assert {state_of(host, rung) for rung in (Rung.RSYNC, Rung.BASE64)} == {CircuitState.CLOSED}
+
+
+def test_a_missing_token_is_no_reason_to_leave_ssh_aside(host: Host, tmp_path: Path) -> None:
+    host.sshd.start()
+    node = host.with_agent()
+    (host.base / "token").unlink()
+    fetched = host.ladder(node).fetch(host.place(made(1000)), tmp_path / "got", deadline=Deadline(60))
+    assert tried(fetched) == [("p2p_http", "LocalToolError"), ("rsync", "")]
+    assert state_of(host, Rung.P2P) is CircuitState.CLOSED
+
+
+def test_a_node_without_an_address_says_so(host: Host, tmp_path: Path) -> None:
+    nowhere = replace(host.node, ssh_host="", tailscale_ip="")
+    for climb in (
+        lambda: host.ladder(nowhere).fetch(named(b"x"), tmp_path / "got", deadline=Deadline(60)),
+        lambda: host.ladder(nowhere).call("scan", {}, deadline=Deadline(60)),
+    ):
+        with pytest.raises(RungUnusableError, match="no address"):
+            climb()
+
+
+def test_a_rescue_has_thirty_minutes_and_anything_else_fifteen(host: Host, tmp_path: Path) -> None:
+    node, seen = host.with_agent(), []
+
+    class Watching(BucketPacer):
+        def take(self, count: int, *, deadline: Deadline, cancel: threading.Event | None = None) -> None:
+            seen.append(deadline.remaining())
+            super().take(count, deadline=deadline, cancel=cancel)
+
+    for number, seconds in enumerate((900, 1800)):
+        pacer = Watching(10_000)  # 2 MiB would take 200 s, twice that is the budget's part
+        with contextlib.suppress(TransferCancelledError):
+            cancel = threading.Event()
+            threading.Timer(0.5, cancel.set).start()
+            host.ladder(node).fetch(
+                host.place(made(12 * MIB, number)), tmp_path / str(number), deadline=Deadline(seconds), pacer=pacer,
+                cancel=cancel,
+            )  # fmt: skip
+    assert max(seen) > 1000
+    assert seen[0] <= 900

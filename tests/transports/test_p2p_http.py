@@ -23,6 +23,7 @@ from ringrift_sync_dagster.errors import (
     StallError,
     TransferCancelledError,
     TransferError,
+    TransferUnderWayError,
     TransientError,
     UnreachableError,
 )
@@ -79,6 +80,7 @@ def refusal(status: int, code: str) -> Answer:
         (refusal(401, "token"), AuthenticationError),
         (refusal(403, "scope"), AuthenticationError),
         (refusal(409, "changed"), SourceChangedError),
+        (refusal(409, "writing"), TransferUnderWayError),
         (refusal(503, "busy"), TransientError),
         (refusal(500, "internal"), TransientError),
         (refusal(599, "x"), TransientError),

@@ -25,7 +25,7 @@ from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports.carriers import Effort, RemoteFile
 from ringrift_sync_dagster.transports.pacing import BucketPacer
 from ringrift_sync_dagster.transports.partial import open_part
-from ringrift_sync_dagster.transports.rsync import RsyncCarrier
+from ringrift_sync_dagster.transports.rsync import RsyncCarrier, knows_trust_sender
 from ringrift_sync_dagster.transports.ssh import SshEndpoint
 from ringrift_sync_dagster.transports.ssh_transport import SshTransport
 from tests.agent.agents import wait_until
@@ -111,6 +111,13 @@ def test_a_part_of_an_older_state_is_never_completed_with_a_newer_one(
     with pytest.raises(SourceChangedError):
         transport.fetch(artifact, tmp_path / "got", deadline=Deadline(30))
     assert not (tmp_path / "got").exists()
+
+
+def test_an_option_of_a_younger_rsync_is_only_given_to_one() -> None:
+    told = "rsync  version {}  protocol version 31\nCopyright (C) 1996-2022 by Andrew Tridgell\n"
+    versions = ("3.2.4", "3.2.5", "v3.2.7", "3.10.0", "2.6.9", "")
+    known = [version for version in versions if knows_trust_sender(told.format(version))]
+    assert known == ["3.2.5", "v3.2.7", "3.10.0"]
 
 
 def test_a_source_without_end_does_not_fill_our_disk(host: SshHost, tmp_path: Path) -> None:
@@ -287,6 +294,7 @@ rsync_transport(node, settings).fetch(
     deadline=Deadline(60), progress=lambda there: print(there, flush=True), pacer=SlowPacer(64 << 10, 0.05),
 )
 """
+    before = set(host.sshd.sessions)  # of the other tests' transports
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as ours:
         assert ours.stdout is not None
         assert int(ours.stdout.readline()) > 0
@@ -296,7 +304,7 @@ rsync_transport(node, settings).fetch(
 
         wait_until(lambda: not running(str(tmp_path)) and not running(str(control)), 5)
 
-    assert not running("rsync --server")
+    wait_until(lambda: set(host.sshd.sessions) <= before, 5)
     assert [path.name for path in tmp_path.iterdir()] == ["got.part"]
     assert list(control.iterdir()) == []
 

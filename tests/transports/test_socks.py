@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ringrift_sync_dagster.core.model import Artifact
-from ringrift_sync_dagster.errors import AuthenticationError, UnreachableError
+from ringrift_sync_dagster.errors import AuthenticationError, HostKeyError, UnreachableError
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.settings.identity import CoordinatorKey, make_tls_certificate
 from ringrift_sync_dagster.settings.nodes import Node
@@ -181,3 +181,16 @@ def connect_program(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 def started_program(*arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "ringrift_sync_dagster.transports.socks_connect", *arguments]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_the_command_that_adds_a_key_behind_the_proxy_needs_no_connection(sshd: Sshd, tmp_path: Path) -> None:
+    sshd.known_hosts.unlink()
+    with SocksServer() as proxy:
+        node = behind(sshd.node("node-s", tmp_path), proxy)
+        with SshLink(SshEndpoint(node, sshd.settings, "rsync")) as link:
+            with pytest.raises(HostKeyError) as refused:
+                link.run("echo there", deadline=Deadline(10))
+            command = str(refused.value).rpartition("then run: ")[2]
+            assert command.startswith(f"echo '{sshd.place} ssh-ed25519 ")
+            process.run(["sh", "-c", command], deadline=Deadline(10))
+            assert link.run("echo there", deadline=Deadline(10)).text == "there"

@@ -18,8 +18,8 @@ import pytest
 
 from ringrift_sync_dagster.errors import (
     AuthenticationError,
-    ConfigError,
     HostKeyError,
+    LocalToolError,
     RemoteCallError,
     RungUnusableError,
     TransferError,
@@ -32,7 +32,7 @@ from ringrift_sync_dagster.transports.rsync_errors import connection_error
 from ringrift_sync_dagster.transports.rsync_run import DOWN, far_path, run_rsync
 from ringrift_sync_dagster.transports.ssh import SshEndpoint, SshSettings
 from ringrift_sync_dagster.transports.ssh_link import SshLink
-from tests.sshd import PROGRAMS, make_key
+from tests.sshd import PROGRAMS, make_key, program
 from tests.transports.artifacts import made, named
 from tests.transports.ssh_nodes import WITHOUT_PYTHON, SshHost
 
@@ -93,6 +93,42 @@ def test_a_changed_host_key_is_refused_with_the_command_that_replaces_it(host: S
     reach(host.node(), host.settings)
 
 
+def test_the_command_that_adds_a_key_makes_the_folder_that_it_needs(host: SshHost, reach: Reach) -> None:
+    host.settings = replace(host.settings, known_hosts=host.folder / "no such/folder yet/known")
+    with pytest.raises(HostKeyError, match="not known") as refused:
+        reach(host.node(), host.settings)
+
+    command = str(refused.value).rpartition("then run: ")[2]
+    subprocess.run(["sh", "-c", command], check=True, capture_output=True)
+
+    assert (host.folder / "no such/folder yet").stat().st_mode & 0o777 == 0o700
+    reach(host.node(), host.settings)
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_new_key_harms_no_line_of_the_file_whatever_it_ends_with(host: SshHost, reach: Reach, end: str) -> None:
+    line = f"127.9.9.9 {host.sshd.known_hosts.read_text().split(' ', 1)[1].strip()}"
+    host.sshd.known_hosts.write_text(f"{line}{end}")
+    reach(host.node(host_key_checking="accept-new"), host.settings)
+    first, second = host.sshd.known_hosts.read_text().splitlines()
+    assert (first, second.split()[0]) == (line, host.sshd.place)
+    reach(host.node(), host.settings)
+
+
+def test_lines_of_the_file_that_are_no_keys_stand_in_nobodys_way(
+    host: SshHost, reach: Reach, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = host.sshd.known_hosts.read_bytes()
+    bad = (
+        b"a.host ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1vWqk5m\n# caf\xe9\n\nb.host\n\xff \xfe \xfd\nc.host ssh-rsa !\n"
+    )
+    host.sshd.known_hosts.write_bytes(bad + good.strip() + b" caf\xe9\n" + bad)
+    for _ in range(2):
+        reach(host.node(), host.settings)
+    told = [record.getMessage().rpartition("line=")[2] for record in caplog.records]
+    assert told == (["1", "4", "5", "6", "8", "11", "12", "13"] if reach is by_paramiko else [])
+
+
 def test_where_the_inventory_allows_it_a_new_host_key_is_taken_once(host: SshHost, reach: Reach) -> None:
     host.sshd.known_hosts.unlink()
 
@@ -120,16 +156,28 @@ def test_any_name_of_a_key_and_of_a_file_of_known_keys_is_only_a_name(host: SshH
     reach(host.node(ssh_key=str(key)), replace(host.settings, known_hosts=folder / "known"))
 
 
-def test_a_folder_for_shared_connections_that_others_may_enter_is_not_used(host: SshHost) -> None:
-    host.settings.control_dir.chmod(0o755)
-    with pytest.raises(ConfigError, match="0700"):
-        by_ssh(host.node(), host.settings)
+@pytest.mark.parametrize("kind", ["others may enter it", "a file", "no place"])
+def test_without_a_folder_of_our_own_no_connection_is_shared_and_that_is_logged_once(
+    host: SshHost, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    folder = host.settings.control_dir / "x"
+    if kind == "others may enter it":
+        folder.mkdir(mode=0o755)
+    else:
+        folder.write_text("in the way")
+    if kind == "no place":
+        folder /= "below"
+    for _ in range(2):
+        by_ssh(host.node(), replace(host.settings, control_dir=folder))
+    assert [str(folder) in record.getMessage() for record in caplog.records] == [True]
+    if folder.is_dir():
+        assert list(folder.iterdir()) == []
 
 
 def test_where_the_socket_of_a_shared_connection_has_no_room_none_is_shared(host: SshHost) -> None:
     folder = host.folder / ("long" * 20)
     by_ssh(host.node(), replace(host.settings, control_dir=folder))
-    assert list(folder.iterdir()) == []
+    assert not folder.exists()
 
 
 def test_a_closed_port_and_a_name_that_is_none_are_not_reached(host: SshHost, reach: Reach) -> None:
@@ -189,6 +237,19 @@ def test_an_rsync_that_answers_something_else_is_no_way_to_the_node(
             host.transport().fetch(host.place(b"data"), tmp_path / "got", deadline=Deadline(20))
 
 
+@pytest.mark.parametrize("lacking", ["rsync", "ssh"])
+def test_a_program_that_is_missing_here_is_our_own_fault(
+    host: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    artifact, transport = host.place(b"data"), host.transport()
+    (tmp_path / "bin").mkdir()
+    for name in {"rsync", "ssh"} - {lacking}:
+        (tmp_path / "bin" / name).symlink_to(program(name))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(LocalToolError, match=f"{lacking} cannot be started here"):
+        transport.fetch(artifact, tmp_path / "got", deadline=Deadline(20))
+
+
 def test_a_node_without_rsync_is_not_served_this_way_and_still_called(
     tmp_path: Path, free_addresses: Iterator[str]
 ) -> None:
@@ -214,10 +275,12 @@ def test_a_node_without_python_gives_and_takes_files_and_names_what_it_lacks(
         pushed = transport.push(named(data), tmp_path / "got", "node-h", deadline=Deadline(20))
         assert host.received(pushed.receipt.sha256).read_bytes() == data
         for op, given in (("scan", {}), ("pack", {"path": "data/games/x.db", "config": "hex8_2p"})):
-            with pytest.raises(RungUnusableError, match="python3"):
+            with pytest.raises(RemoteCallError, match="python3") as refused:
                 transport.call(op, given, deadline=Deadline(20))
-        with pytest.raises(RungUnusableError, match="python3"):
+            assert refused.value.code == "no_python"
+        with pytest.raises(RemoteCallError, match="python3") as untold:
             transport.manifest(None, deadline=Deadline(20))
+        assert untold.value.code == "no_python"
         assert "no Python" in transport.probe(Deadline(20)).detail
 
 

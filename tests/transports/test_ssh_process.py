@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
-from ringrift_sync_dagster.errors import DeadlineExceededError, RungUnusableError, TransferCancelledError
+from ringrift_sync_dagster.errors import DeadlineExceededError, LocalToolError, TransferCancelledError
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports import process
 from tests.agent.agents import wait_until
@@ -25,9 +27,21 @@ def test_a_program_that_does_not_read_what_we_send_ends_all_the_same() -> None:
     assert process.run(["true"], deadline=Deadline(20), stdin=bytes(1 << 20)).status == 0
 
 
-def test_a_program_that_is_not_installed_makes_the_way_unusable() -> None:
-    with pytest.raises(RungUnusableError, match="no-such-program cannot be started here"):
+def test_a_program_that_is_not_installed_here_is_our_own_fault() -> None:
+    with pytest.raises(LocalToolError, match=r"no-such-program cannot be started here.*installed"):
         process.run(["no-such-program"], deadline=Deadline(20))
+
+
+def test_a_machine_that_has_no_descriptor_left_is_our_own_fault() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) - 1, before[1]))
+    try:
+        with pytest.raises(
+            LocalToolError, match="true cannot be started here: Too many open files; look at the limits"
+        ):
+            process.run(["true"], deadline=Deadline(20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_arguments_are_never_read_by_a_shell() -> None:

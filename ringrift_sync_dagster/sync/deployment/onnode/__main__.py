@@ -13,12 +13,12 @@ from typing import Any
 
 from .files import RefusedError
 from .ops import apply, inspect, remove
-from .supervise import supervise
+from .supervise import SUPERVISE, supervise
 
 
 def main(arguments: list[str]) -> int:
     """Run one operation; give the exit status: 1 when it was refused, and the answer says why."""
-    if arguments[:1] == ["supervise"]:
+    if arguments[:1] == [SUPERVISE]:
         return supervise(Path(arguments[1]))
     try:
         answer = {"ok": True, "result": _operation(arguments[0], json.loads(sys.stdin.buffer.readline()))}

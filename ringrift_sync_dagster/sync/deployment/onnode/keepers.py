@@ -11,8 +11,8 @@ from typing import Protocol
 
 from .files import read_text, write_whole
 from .place import Place
-from .processes import Named, Ran, end, named, read_named, run, start
-from .supervise import END_SECONDS
+from .processes import Named, Ran, end, holders, named, read_named, run, start, started_from, words
+from .supervise import AGENT_MODULE, END_SECONDS, SUPERVISE
 
 SYSTEMD = "systemd"
 SUPERVISOR = "supervisor"
@@ -61,7 +61,7 @@ class Supervised:
     @property
     def is_set_up(self) -> bool:
         """Whether the supervisor is alive."""
-        return read_named(self._place.supervisor_pid) is not None
+        return bool(self._supervisors())
 
     def agent(self) -> Named | None:
         """Give the agent's process, also one whose supervisor was killed."""
@@ -69,13 +69,14 @@ class Supervised:
 
     def start(self) -> None:
         """Start the supervisor."""
-        start([sys.executable, "-I", str(self._place.program), "supervise", str(self._place.directory)])
+        start([sys.executable, "-I", str(self._place.program), SUPERVISE, str(self._place.directory)])
 
     def stop(self) -> None:
-        """End the supervisor, and the agent with it."""
-        if (supervisor := read_named(self._place.supervisor_pid)) is not None:
+        """End the supervisor and the agent with it, whatever is left of the files that say who they are."""
+        for supervisor in self._supervisors():
             end(supervisor, END_SECONDS + 5)
-        if (agent := self.agent()) is not None:
+        written = self.agent()
+        for agent in [*([] if written is None else [written]), *started_from(self._place.releases, AGENT_MODULE)]:
             end(agent, END_SECONDS)
         self._place.agent_pid.unlink(missing_ok=True)
 
@@ -90,6 +91,10 @@ class Supervised:
     def last_words(self) -> str:
         """Give the end of the log."""
         return (read_text(self._place.log) or "")[-_TAIL_BYTES:]
+
+    def _supervisors(self) -> list[Named]:
+        """Give who has the lock open and is no reader of files, such as a backup; two while one starts, and leaves."""
+        return [process for process in holders(self._place.supervisor_lock) if SUPERVISE in words(process.pid)]
 
 
 class Systemd:

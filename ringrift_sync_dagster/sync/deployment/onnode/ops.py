@@ -5,6 +5,7 @@ What is to be done was decided by whoever asks, from what ``inspect`` found.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shutil
 import sys
@@ -19,6 +20,7 @@ from .keepers import Supervised, Systemd, unit_path, why_no_systemd
 from .place import MODES, Place
 
 _LOCK_SECONDS = 20.0
+_TRIES = 3
 _PATIENCE_SECONDS = 10.0  # an agent that is busy, or was just started again, is left alone
 
 
@@ -96,9 +98,19 @@ def remove(request: Mapping[str, Any]) -> dict[str, Any]:
     unit.forget()
     if place.directory.is_dir():
         with only_one(place.deploy_lock, _LOCK_SECONDS):
-            Supervised(place).forget()
-            shutil.rmtree(place.directory)
+            _take_away(place)
     return {"removed": was_there, "directory": str(place.directory)}
+
+
+def _take_away(place: Place) -> None:
+    """Stop what is supervised and remove everything; again when somebody wrote there meanwhile."""
+    for _ in range(_TRIES - 1):
+        Supervised(place).forget()
+        with contextlib.suppress(OSError):
+            shutil.rmtree(place.directory)
+            return
+    Supervised(place).forget()
+    shutil.rmtree(place.directory)
 
 
 def absolute(path: str) -> Path:

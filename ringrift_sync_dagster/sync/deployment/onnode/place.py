@@ -11,7 +11,7 @@ agent/
   keys/                    coordinator.pub, revoked, token.jwt, and with TLS agent.crt and agent.key
   pending                  there while a change is not yet known to work
   agent.log, agent.log.1   what the supervised agent wrote
-  *.pid, *.lock            who runs, who works here
+  agent.pid, *.lock        who runs, who works here
 """
 
 from __future__ import annotations
@@ -75,13 +75,8 @@ class Place:
         return self.directory / "agent.pid"
 
     @property
-    def supervisor_pid(self) -> Path:
-        """Which process the supervisor is."""
-        return self.directory / "supervisor.pid"
-
-    @property
     def supervisor_lock(self) -> Path:
-        """Held by the supervisor."""
+        """Held by the supervisor; who holds it is the supervisor."""
         return self.directory / "supervisor.lock"
 
     @property

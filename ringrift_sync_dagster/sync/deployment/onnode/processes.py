@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess  # noqa: TID251 - this runs on the node, where transports.process is not
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -120,6 +120,28 @@ def read_named(path: Path) -> Named | None:
     return process if process.alive else None
 
 
+def words(pid: int) -> list[str]:
+    """Give the command line of a process; empty when there is none."""
+    try:
+        told = (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return []
+    return [os.fsdecode(word) for word in told.split(b"\0")[:-1]]
+
+
+def holders(path: Path) -> list[Named]:
+    """Give this user's processes that have a file open, the eldest first; also when its name has gone meanwhile."""
+    name = str(path.parent.resolve() / path.name)
+    return _eldest_first(pid for pid in _pids() if not _open_files(pid).isdisjoint({name, f"{name} (deleted)"}))
+
+
+def started_from(directory: Path, module: str) -> list[Named]:
+    """Give the processes that run a module of Python with an interpreter below a directory, the eldest first."""
+    start = f"{directory.resolve()}/"
+    seen = ((pid, words(pid)) for pid in _pids())
+    return _eldest_first(pid for pid, told in seen if module in told and told[0].startswith(start))
+
+
 def end(process: Named, seconds: float) -> None:
     """End a process that leads a group: SIGTERM, and SIGKILL for the whole group when it does not obey in time."""
     if process.alive:
@@ -142,6 +164,15 @@ def listens(pid: int, port: int) -> bool:
             rows = [line.split() for line in lines]
             sockets |= {f"socket:[{row[9]}]" for row in rows if row[3] == _LISTENS and _port(row[1]) == port}
     return bool(sockets) and not sockets.isdisjoint(_open_files(pid))
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
+
+
+def _eldest_first(pids: Iterable[int]) -> list[Named]:
+    found = [process for pid in pids if (process := named(pid)) is not None and process.alive]
+    return sorted(found, key=lambda process: process.started)
 
 
 def _open_files(pid: int) -> set[str]:

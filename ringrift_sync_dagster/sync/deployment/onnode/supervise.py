@@ -22,6 +22,9 @@ from .files import RefusedError, only_one
 from .place import Place, python_of
 from .processes import write_named
 
+SUPERVISE = "supervise"
+"""The word of the command line that makes this program a supervisor."""
+AGENT_MODULE = "ringrift_sync_dagster.agent"
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SOUND_SECONDS = 60.0
@@ -101,7 +104,8 @@ class Supervisor:
             )  # fmt: skip
         except (OSError, ValueError, KeyError) as error:
             return f"could not be started: {error}"
-        write_named(self._place.agent_pid, process.pid)
+        with contextlib.suppress(OSError):  # a full disk again: the next deploy finds the agent all the same
+            write_named(self._place.agent_pid, process.pid)
         assert process.stdout is not None  # noqa: S101 - for the type checker
         pump = threading.Thread(target=self._pump, args=(process.stdout.fileno(),), daemon=True)
         pump.start()
@@ -159,7 +163,7 @@ def agent_command(place: Place) -> Sequence[str]:
     """
     arguments = json.loads(place.config.read_bytes())["arguments"]
     release = place.current.resolve(strict=True)
-    return [str(python_of(release)), "-I", "-m", "ringrift_sync_dagster.agent", *map(str, arguments)]
+    return [str(python_of(release)), "-I", "-m", AGENT_MODULE, *map(str, arguments)]
 
 
 def supervise(directory: Path) -> int:
@@ -167,7 +171,6 @@ def supervise(directory: Path) -> int:
     place = Place(directory)
     try:
         with only_one(place.supervisor_lock, 0.0):
-            write_named(place.supervisor_pid, os.getpid())
             Supervisor(place).run()
     except RefusedError:
         return 3
