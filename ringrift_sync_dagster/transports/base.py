@@ -28,6 +28,7 @@ another thread; the transfer then ends with TransferCancelledError.
     the artifact is gone             ArtifactGoneError      its source changed    SourceChangedError
     the kit refused; its disk full   RemoteCallError        our disk refused      LocalDiskError
     we stopped it                    TransferCancelledError
+    another process does it already  TransferUnderWayError  we lack a program here LocalToolError
 
 **Progress** callbacks get the number of bytes that are there now, the resumed ones included; they must not block.
 Methods may be called from several threads.
