@@ -179,7 +179,8 @@ manager = BandwidthManager(settings, load_inventory(settings.hosts), state)
 most = []
 def one(_):
     with manager.transfer(TransferRequest("ab" * 32, "vast-1", "fetch", 1, TransferPriority.NORMAL)):
-        print("running", flush=True)
+        sys.stdout.write("running\\n")  # in one piece, whatever the other threads say
+        sys.stdout.flush()
         time.sleep(seconds)
         most.append(sum(row.state.value == "running" for row in transfer_rows(state, running=True)))
 threads = [threading.Thread(target=one, args=(number,)) for number in range(threads)]
@@ -206,13 +207,11 @@ def test_forty_transfers_of_four_processes_run_five_at_a_time(home: Path) -> Non
 
 
 def test_the_slots_and_the_share_of_a_killed_process_are_free_at_once(home: Path) -> None:
-    process = start(home, 5, 60)
-    assert process.stdout is not None
-    for _ in range(5):
-        assert process.stdout.readline().strip() == "running"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    with start(home, 5, 60) as process:
+        assert process.stdout is not None
+        words = [process.stdout.readline().strip() for _ in range(5)]
+        process.send_signal(signal.SIGKILL)
+    assert words == ["running"] * 5
     manager, state = manager_of(home)
     with state, manager.transfer(wanted()) as running:
         assert running.pacer.rate == 30 * MB
