@@ -15,7 +15,7 @@ from typing import Final
 import apsw
 
 from bench.harness import LEAST_RUNS, Part, note, temporary_folder
-from bench.lines import Measured, markdown_table, measured, rows, text_table
+from bench.lines import OURS, Measured, Row, markdown_table, measured, rows, text_table
 from ringrift_sync_dagster.settings import clock
 
 BEGIN: Final = "<!-- measured: begin -->"
@@ -39,10 +39,33 @@ def main(parts: Sequence[Part], arguments: Sequence[str]) -> int:
     for problem in dict.fromkeys(problems):
         print(f"could not measure: {problem}")
     if options.json:
+        found = with_kept(parts, found, _rows_of(options.json))
         options.json.write_text(json.dumps(rows(found), indent=1) + "\n", encoding="utf-8")
     if options.markdown:
         write_markdown(options.markdown, found, options.runs)
     return 1 if problems or any(one.cells()[-1] == "could not measure" for one in found) else 0
+
+
+def with_kept(parts: Sequence[Part], found: Sequence[Measured], kept: Sequence[Row]) -> list[Measured]:
+    """Give all lines in their order: those that were measured now, and of the others what the file still holds.
+
+    A part is measured as a whole, ours beside its peers, so parts may be measured one after the other.
+    """
+    by_line = {(one.line.what, one.line.peer): one for one in found}
+    values = {row["name"]: row["value"] for row in kept}
+    lines = [line for part in parts for line in part.lines]
+    given = []
+    for line in lines:
+        own, peer = f"{line.what}: {OURS}", f"{line.what}: {line.peer}"
+        if (line.what, line.peer) in by_line:
+            given.append(by_line[line.what, line.peer])
+        elif own in values and (not line.peer or peer in values):
+            given.append(Measured(line, values[own], values.get(peer)))
+    return given
+
+
+def _rows_of(file: Path) -> list[Row]:
+    return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
 
 
 def machine() -> str:
@@ -71,7 +94,12 @@ def _options(parts: Sequence[Part], arguments: Sequence[str]) -> argparse.Namesp
     parser = argparse.ArgumentParser(prog="bench", description="Measures this program beside its peers.")
     parser.add_argument("--only", action="append", choices=names, metavar="PART", help=f"one of {', '.join(names)}")
     parser.add_argument("--runs", type=_runs, default=LEAST_RUNS, help="rounds that count (default %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the figures there; those of parts that are not measured now stay",
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="put the table between the marks of this file")
     options = parser.parse_args(arguments)
     if options.markdown and BEGIN not in options.markdown.read_text(encoding="utf-8"):
