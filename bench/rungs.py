@@ -31,7 +31,7 @@ RSYNC_RUNG: Final = "rsync rung"
 RSYNC_RUNG_ANEW: Final = "rsync rung with a login"
 BASE64_RUNG: Final = "base64 rung"
 RSYNC: Final = "rsync; sync; sha256sum"
-BASE64: Final = "ssh cat | base64; sync; sha256sum"
+BASE64: Final = "ssh cat piped into base64; sync; sha256sum"
 _FILE: Final = "models/canonical_hex8_2p.pth"
 _SECONDS: Final = 600.0
 
