@@ -29,6 +29,7 @@ TOGETHER = {
     "tests/defs/test_three_ways.py": "webserver",
     "tests/sync/test_deploy.py": "deploy",  # one installation for all of them
     "tests/sync/test_deploy_in_place.py": "deploy in place",
+    "tests/transports/test_namespaces.py": "namespaces",  # one network of its own
 }
 
 Ask = Callable[..., dict[str, Any]]
