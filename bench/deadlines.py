@@ -24,7 +24,7 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.transports.base import Transport
 
-DEADLINES: Final = (1.0, 3.0, 8.0)
+DEADLINES: Final = (1.0, 2.0, 5.0)
 NEVER: Final = CircuitBreakerConfig(failure_threshold=1_000_000)
 """Breakers that never open."""
 _ADDRESSES: Final = {"dead-1": ("127.79.1.1", dropping), "silent-1": ("127.79.1.2", silent)}

@@ -12,6 +12,7 @@ As a program of its own (``python -m bench.limits DATABASE CONTENDER NUMBER``) i
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 import sys
 import time
@@ -40,6 +41,7 @@ RENEWALS: Final = "renewals"
 BREAKERS: Final = "breakers"
 BARE_WRITES: Final = "bare SQLite, one UPDATE"
 BARE_READS: Final = "bare SQLite, one SELECT"
+_DATABASE: Final = "state.db"
 _NODE: Final = "vast-1"
 _LIMIT: Final = (50e6, False)
 
@@ -58,6 +60,7 @@ Call = Callable[[], object]
 
 def measure(folder: Path, runs: int) -> Result:
     """Measure in a folder of its own."""
+    _prepare(folder / _DATABASE)
     contest = Contest("limits", runs, warm_up=0)
     for contender in _CALLS:
         contest.enter(contender, lambda contender=contender: _contender(folder, contender))  # type: ignore[misc]
@@ -68,8 +71,7 @@ def _contender(folder: Path, contender: str) -> Run:
     def run(number: int) -> Mapping[str, float]:
         home = folder / f"{number}-{contender.replace(' ', '-')}"
         home.mkdir()
-        database = home / "state.db"
-        _prepare(database)
+        database = shutil.copyfile(folder / _DATABASE, home / _DATABASE)
         lists = [(str(database), contender, str(process)) for process in range(PROCESSES)]
         with workers(home, "bench.limits", lists) as running:
             running.begin()

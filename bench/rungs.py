@@ -11,6 +11,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ BASE64_RUNG: Final = "base64 rung"
 RSYNC: Final = "rsync; sync; sha256sum"
 BASE64: Final = "ssh cat piped into base64; sync; sha256sum"
 _FILE: Final = "models/canonical_hex8_2p.pth"
+_ARRIVED: Final = "arrived"
 _SECONDS: Final = 600.0
 
 LINES: Final = (
@@ -50,20 +52,24 @@ def measure(folder: Path, runs: int) -> Result:
     data.random_file(folder / "node" / _FILE, ARTIFACT_BYTES)
     contest = Contest("rungs", runs, warm_up=0)
     with ExitStack() as stack:
-        rungs = _Rungs(stack, folder)
-        contest.enter(RSYNC_RUNG, lambda: rungs.ours(rsync_transport))
-        contest.enter(RSYNC, rungs.rsync)
-        contest.enter(RSYNC_RUNG_ANEW, rungs.rsync_anew)
-        contest.enter(BASE64_RUNG, lambda: rungs.ours(base64_transport))
-        contest.enter(BASE64, rungs.base64)
-        return contest.run(lambda _: rungs.target.unlink(missing_ok=True))
+
+        @cache
+        def rungs() -> _Rungs:
+            return _Rungs(stack, folder)
+
+        contest.enter(RSYNC_RUNG, lambda: rungs().ours(rsync_transport))
+        contest.enter(RSYNC, lambda: rungs().rsync())
+        contest.enter(RSYNC_RUNG_ANEW, lambda: rungs().rsync_anew())
+        contest.enter(BASE64_RUNG, lambda: rungs().ours(base64_transport))
+        contest.enter(BASE64, lambda: rungs().base64())
+        return contest.run(lambda _: (folder / _ARRIVED).unlink(missing_ok=True))
 
 
 class _Rungs:
     """One sshd, the file behind it, and the place where it arrives."""
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
-        self.target = folder / "arrived"
+        self.target = folder / _ARRIVED
         self._stack, self._root = stack, folder / "node"
         self._server = stack.enter_context(peers.ssh_server(folder / "ssh"))
         self._node = self._server.node(NAME, self._root)
