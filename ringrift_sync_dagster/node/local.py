@@ -21,7 +21,6 @@ from .pack import folders
 from .source import Row, Source, open_games, printable
 
 _PAGE_ROWS = 500  # so many games are in memory at a time
-_CHUNK_BYTES = 1 << 20
 
 
 class Order(NamedTuple):
@@ -80,7 +79,7 @@ def merge_file(pack: str, into: str, scratch: str, order: Order, now: float) -> 
 
     """
     folders(scratch)
-    if _sha256(pack) != order.artifact:
+    if packfile.file_sha256(pack) != order.artifact:
         raise KitError("corrupt", f"the file is not the artifact {order.artifact}; nothing was merged")
     files: List[str] = []
     try:
@@ -108,14 +107,6 @@ def is_ours(path: str, scratch: str) -> bool:
     """
     with reader.open_source(path, scratch) as conn:
         return canonical.get(conn, "store_id") is not None
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as source:
-        for chunk in iter(lambda: source.read(_CHUNK_BYTES), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

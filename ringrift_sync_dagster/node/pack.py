@@ -18,7 +18,7 @@ from . import KIT_VERSION, gate
 from .cursor import WAITING_LIMIT, Cursor, Waiting, anchor_holds, parse, short_games
 from .digest import all_digests, digests
 from .errors import KitError
-from .packfile import seal, write_json
+from .packfile import file_sha256, seal, write_json
 from .schema import INCLUDABLE, SCHEMA_VERSION, Table
 from .source import Row, Source, inode, needed_moves, open_games, printable
 
@@ -57,7 +57,7 @@ def make_pack(path: str, name: str, scratch: str, request: Request, now: float) 
     Args:
         path: The database, absolute.
         name: Its path as manifests and cursors know it.
-        scratch: The kit's own folder; the artifact lies in ``artifacts/<sha256>`` there, durable on return.
+        scratch: The kit's own folder; the artifact lies in ``artifacts/<sha256>`` there.
         request: What to pack.
         now: The node's wall clock, seconds; compared only with earlier values of itself.
 
@@ -330,11 +330,12 @@ def _key(request: Request) -> Dict[str, Any]:
 
 
 def _remembered(path: str, artifacts: str) -> Optional[Dict[str, Any]]:
-    """The result of the same request, if its artifact still exists."""
+    """The result of the same request, if its artifact is there and whole: a power cut may have torn it."""
     try:
         with open(path, encoding="utf-8") as handle:
             result = json.load(handle)
-        return dict(result) if os.path.exists(os.path.join(artifacts, result["artifact"])) else None
+        whole = file_sha256(os.path.join(artifacts, result["artifact"])) == result["artifact"]
+        return dict(result) if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

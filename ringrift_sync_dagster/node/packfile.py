@@ -1,4 +1,8 @@
-"""The file of a pack: sealing it (compress, hash, fsync, rename) and opening one that came from elsewhere.
+"""The file of a pack: sealing it (compress, hash, rename) and opening one that came from elsewhere.
+
+A node's own pack need not outlive a power cut: its rows are still in the database that it was made of. So nothing is
+flushed to the disk here: each flush commits the file system's journal, for which the writer of the database may have to
+wait. Whoever takes a pack, this kit too, proves it by its name.
 
 A pack is a zlib stream of a small SQLite database. One that arrives is hostile until checked: inflation is bounded,
 the schema must be the kit's own to the letter (so no foreign trigger, view or index exists), and SQLite's own check
@@ -37,7 +41,7 @@ class Sealed(NamedTuple):
 
 
 def seal(database: str, folder: str) -> Sealed:
-    """Compress ``database`` into ``folder`` under its SHA-256, durable on return.
+    """Compress ``database`` into ``folder`` under its SHA-256; not yet durable.
 
     ``database`` is left for the caller to remove.
     """
@@ -55,11 +59,8 @@ def seal(database: str, folder: str) -> Sealed:
             target.write(out)
             if not chunk:
                 break
-        target.flush()
-        os.fsync(target.fileno())
     os.chmod(part, 0o644)
     os.replace(part, os.path.join(folder, digest.hexdigest()))
-    sync_directory(folder)
     return Sealed(digest.hexdigest(), size, raw)
 
 
@@ -73,13 +74,20 @@ def sync_directory(folder: str) -> None:
 
 
 def write_json(path: str, value: Dict[str, Any]) -> None:
-    """Replace a small JSON file so that a reader sees the old or the new one."""
+    """Replace a small JSON file so that a reader sees the old or the new one; after a power cut perhaps neither."""
     part = f"{path}.{os.getpid()}.part"
     with open(part, "w", encoding="utf-8") as handle:
         json.dump(value, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
     os.replace(part, path)
+
+
+def file_sha256(path: str) -> str:
+    """Hex SHA-256 of a file's bytes, in bounded memory."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as source:
+        for chunk in iter(lambda: source.read(CHUNK_BYTES), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def inflate(artifact: str, database: str, limit_bytes: int = RAW_LIMIT_BYTES) -> int:

@@ -62,6 +62,7 @@ class Plan:
         moves: Length of the shortest game.
         pause_seconds: Mean pause between two commits.
         synchronous: What commits wait for on the disk; a killed process loses nothing by OFF.
+        autocheckpoint: Pages in the WAL that make a commit checkpoint.
         patience_ms: How long a checkpoint waits for readers.
         hold_after: After so many finished games checkpoint, and wait for a line on stdin; and so on.
         die_in_commit: After so many finished games, write a part of the next transaction to the disk and die.
@@ -78,6 +79,7 @@ class Plan:
     moves: int = 6
     pause_seconds: float = 0.0004
     synchronous: str = "OFF"
+    autocheckpoint: int = 1000
     patience_ms: int = 10_000
     hold_after: int = 0
     die_in_commit: int = 0
@@ -98,6 +100,7 @@ class Database:
         self.conn.execute("PRAGMA busy_timeout = 10000")
         self.set_journal(self.plan.journal)
         self.conn.execute(f"PRAGMA synchronous = {self.plan.synchronous}")
+        self.conn.execute(f"PRAGMA wal_autocheckpoint = {self.plan.autocheckpoint}")
         self.conn.execute("PRAGMA foreign_keys = ON")
         if self.conn.execute("SELECT 1 FROM sqlite_master WHERE name = 'games'").fetchone() is None:
             with self.transaction():

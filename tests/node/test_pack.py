@@ -122,6 +122,17 @@ def test_a_pack_is_bounded_in_bytes(shop: Shop, tmp_path: Path) -> None:
     assert result["raw_bytes"] < 1_000_000 + 60 * 40_000
 
 
+def test_an_artifact_that_a_power_cut_tore_is_made_anew(shop: Shop, tmp_path: Path) -> None:
+    """A node's packs are not flushed, so a file may be there, named by its content, and full of zeros."""
+    database = record(tmp_path / "n.db", game("g1"))
+    digest = shop.pack(database)["artifact"]
+    artifact = tmp_path / "scratch" / "artifacts" / digest
+    artifact.write_bytes(bytes(artifact.stat().st_size))
+
+    assert shop.pack(database)["artifact"] == digest
+    assert hashlib.sha256(artifact.read_bytes()).hexdigest() == digest
+
+
 def test_the_same_request_gets_the_same_artifact_while_it_is_there(shop: Shop, tmp_path: Path) -> None:
     database = record(tmp_path / "n.db", game("g1"))
     first = shop.pack(database)
