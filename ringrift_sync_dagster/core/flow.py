@@ -103,6 +103,14 @@ FLOWS: Final[Mapping[DataType, Flow]] = MappingProxyType(
 )
 
 
+def is_brought(data_type: DataType, *, trains: bool, plays: bool, asked: bool = False) -> bool:
+    """Say whether this data goes down to a node that trains or plays; ``asked``: a person named the node."""
+    audience = FLOWS[data_type].audience
+    if audience is Audience.EVERYBODY or asked:
+        return True
+    return trains or (plays and audience is Audience.PLAY_OR_TRAIN)
+
+
 def strategy_for(data_type: DataType, *, ephemeral: bool, chosen: Strategy = Strategy.AUTO) -> Strategy:
     """Give the strategy that moves this data on such a node; a chosen one wins, AUTO asks the table."""
     if chosen is not Strategy.AUTO:

@@ -1,7 +1,7 @@
 """What lies in ``incoming/`` at the start of a pass: packs of a process that was killed, and packs that nodes pushed.
 
-A whole artifact is taken in as if it had just arrived. A partial one stays for the transfer that resumes it, and goes
-when nobody resumed it for a day.
+A whole pack is taken in as if it had just arrived. A partial artifact, and a whole file that is no pack (whoever
+fetches it next finds it there), stay for the transfer that needs them, and go when nobody came for a day.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.storage.files import sha256_file
 
 PARTIAL_KEEP_SECONDS: Final = 24 * 3600.0
+_FILES: Final = (b"PK\x03\x04", b"\x80")
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def sweep(intake: GamesIntake, trigger: str) -> list[Accepted]:
     accepted = []
     for path in list(_files(intake)):
         try:
-            if path.suffix == ".part":
+            if path.suffix == ".part" or (SHA256.fullmatch(path.name) and _is_file(path)):
                 _drop_old(path)
             elif SHA256.fullmatch(path.name):
                 taken = _take(intake, path, trigger)
@@ -40,6 +41,12 @@ def sweep(intake: GamesIntake, trigger: str) -> list[Accepted]:
             _LOG.warning("incoming=%s node=%s error=%s", path.name, path.parent.name, error)
     remove_scratch(intake.layout.scratch / "tmp")
     return accepted
+
+
+def _is_file(path: Path) -> bool:
+    """Say by its first bytes whether this is an archive (npz, pth) or a pickle (old pth); all else is a pack."""
+    with path.open("rb") as stream:
+        return stream.read(4).startswith(_FILES)
 
 
 def remove_scratch(folder: Path) -> None:

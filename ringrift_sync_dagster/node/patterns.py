@@ -56,6 +56,9 @@ _NAME_FORMS: Tuple[Pattern[str], ...] = (
     re.compile(rf"(?<![a-z0-9])(?P<players>[234])p[_-](?P<board>{_BOARD})(?![a-z0-9])"),
     re.compile(rf"(?<![a-z0-9])(?P<board>{_BOARD})[_-](?P<players>[234])(?![a-z0-9])"),
 )
+# What we installed ourselves is named by its content: data/training/hex8_2p.0123456789ab.npz, models/versions/...
+_VERSION = re.compile(r"\.[0-9a-f]{12}\.npz$")
+VERSIONS_FOLDER = "versions"
 _EVALUATION = re.compile(r"(tournaments?|gauntlets?|baselines?|eval|evaluation)[_.-]")
 
 
@@ -197,6 +200,8 @@ def _games_kind(parts: Sequence[str], name: str) -> str:
 def _npz_kind(name: str) -> Optional[Tuple[str, str]]:
     if not name.endswith(".npz"):
         return None
+    if _VERSION.search(name):
+        return ("npz", "version")
     return ("npz", "archived" if ".archived_" in name else "export")
 
 
@@ -207,6 +212,7 @@ def _model_kind(parts: Sequence[str], name: str) -> Optional[Tuple[str, str]]:
         return None
     folders = parts[1:-1]
     kinds = (
+        ("version", folders[:1] == [VERSIONS_FOLDER]),
         ("nnue", "nnue" in folders),
         ("checkpoint", name.startswith("checkpoint") or "checkpoints" in folders),
         ("candidate", name.startswith("candidate_")),

@@ -47,6 +47,7 @@ class Change:
         canonical_games: Games of the config after the merge; None when it is not about games.
         lag_seconds: Age of the oldest new thing when it became durable; None when unknown.
         checks: Results of the checks on what was written, by name; JSON values.
+        counts: Other numbers than those of games, by name: whole numbers that add up, such as ``matches_new``.
         trigger: What started it, such as ``cli`` or ``schedule``.
         id: Counts up in this database; 0 before it was added.
         recorded_at: When Dagster had it; None while pending.
@@ -74,6 +75,7 @@ class Change:
     canonical_games: int | None = None
     lag_seconds: float | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
     trigger: str = ""
     id: int = 0
     recorded_at: float | None = None
@@ -105,11 +107,16 @@ class PendingGroup:
 
 def add_changes(store: StateStore, new: Iterable[Change]) -> int:
     """Write the changes in one transaction; give how many were not known yet. Idempotent by ``change_id``."""
-    rows = [_row(change) for change in new]
-    if not rows:
+    found = list(new)
+    if not found:
         return 0
     with store.begin() as connection:
-        return insert_new(connection, changes, rows, ("change_id",))
+        return insert_changes(connection, found)
+
+
+def insert_changes(connection: sa.Connection, new: Iterable[Change]) -> int:
+    """Do as ``add_changes`` inside the caller's transaction."""
+    return insert_new(connection, changes, [_row(change) for change in new], ("change_id",))
 
 
 def pending(store: StateStore, limit: int = 1000) -> list[Change]:
@@ -147,7 +154,7 @@ def _pending() -> sa.ColumnElement[bool]:
 
 def _row(change: Change) -> dict[str, Any]:
     row = {column.name: getattr(change, column.name) for column in fields(change) if column.name != "id"}
-    return {**row, "checks": dict(change.checks)}
+    return {**row, "checks": dict(change.checks), "counts": dict(change.counts)}
 
 
 def _changes(store: StateStore, statement: sa.Select[Any]) -> list[Change]:

@@ -85,14 +85,25 @@ def add_receipt(store: StateStore, receipt: Receipt, artifact: ArtifactRow | Non
     """
     if artifact is not None and artifact.sha256 != receipt.sha256:
         raise ValueError(f"the receipt is for {receipt.sha256[:12]}, the artifact is {artifact.sha256[:12]}")
-    row = {key: value for key, value in asdict(receipt).items() if key != "id"}
     with store.begin() as connection:
-        _keep_order(connection)
-        if artifact is not None:
-            insert_new(connection, artifacts, [asdict(artifact)], ("sha256",))
-        insert_or_update(connection, receipts, [row], ("sha256", "node"), ("path", "size_bytes", "verified_at"))
-        stored = connection.execute(_select().where(_of(receipt.sha256, receipt.node))).mappings().one()
+        return insert_receipt(connection, receipt, artifact)
+
+
+def insert_receipt(connection: sa.Connection, receipt: Receipt, artifact: ArtifactRow | None = None) -> Receipt:
+    """Do as ``add_receipt`` inside the caller's transaction."""
+    _keep_order(connection)
+    if artifact is not None:
+        insert_new(connection, artifacts, [asdict(artifact)], ("sha256",))
+    row = {key: value for key, value in asdict(receipt).items() if key != "id"}
+    insert_or_update(connection, receipts, [row], ("sha256", "node"), ("path", "size_bytes", "verified_at"))
+    stored = connection.execute(_select().where(_of(receipt.sha256, receipt.node))).mappings().one()
     return Receipt(**stored)
+
+
+def drop_receipt(store: StateStore, sha256: str, node: str) -> None:
+    """Take a receipt back: the node does not hold the copy any more. Idempotent."""
+    with store.begin() as connection:
+        connection.execute(sa.delete(receipts).where(_of(sha256, node)))
 
 
 def receipts_of(store: StateStore, sha256: str) -> list[Receipt]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The newest Alembic revision, which ``metadata.create_all`` is equal to; kept here so that nobody imports Alembic."""
 
 VERSION_TABLE: Final = "state_version"
@@ -212,6 +212,62 @@ host_priorities: Final = sa.Table(
     _text("priority"),
 )
 
+versions: Final = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),  # counts up: the order of arrival
+    _text("data_type"),
+    _text("config"),
+    _text("sha256"),
+    _text("name"),  # the file's name on the node that brought it
+    _text("path"),  # where its owner keeps it, relative to the root; empty where it does not
+    _count("size_bytes"),
+    _text("origin_node"),
+    _text("state"),  # kept | refused | dropped
+    _text("reason"),  # why it was refused
+    sa.Column("detail", sa.JSON, nullable=False),  # what its bytes say: samples, feature version, ...
+    _time("at", nullable=False),
+    sa.UniqueConstraint("data_type", "config", "sha256"),
+    sa.Index(None, "sha256"),
+    sqlite_autoincrement=True,
+)
+
+published: Final = sa.Table(
+    "published",
+    metadata,
+    _text("data_type", key=True),
+    _text("config", key=True),
+    _text("sha256"),
+    _count("serial"),  # counts up with each switch: of two orders the larger one is the later
+    _text("trigger"),
+    _time("at", nullable=False),
+)
+
+placements: Final = sa.Table(
+    "placements",
+    metadata,
+    _text("node", key=True),
+    _text("data_type", key=True),
+    _text("config", key=True),
+    _text("content"),  # what the node was brought last: a digest, or the state of a merged database
+    _count("serial"),  # of the published version
+    sa.Column("detail", sa.JSON, nullable=False),
+    _time("at", nullable=False),
+)
+
+deep_scans: Final = sa.Table(
+    "deep_scans",
+    metadata,
+    _text("node", key=True),
+    _text("path", key=True),
+    _text("config", key=True),
+    sa.Column("after", sa.JSON, nullable=False),  # how far it got; null at its beginning
+    _number("worked_seconds"),  # what the node spent on it
+    _time("started_at", nullable=False),
+    _time("looked_at", nullable=False),
+    _time("finished_at"),
+)
+
 changes: Final = sa.Table(
     "changes",
     metadata,
@@ -239,6 +295,7 @@ changes: Final = sa.Table(
     _text("trigger"),
     _time("recorded_at"),  # NULL until Dagster has it
     _text("recorded_by"),
+    sa.Column("counts", sa.JSON, nullable=False, server_default="{}"),  # other numbers than those of games, by name
     sa.UniqueConstraint("change_id"),
     sa.Index(
         "ix_changes_pending",

@@ -60,6 +60,35 @@ class Layout:
             raise ValueError(f"{config!r} is not a config; the configs are {', '.join(CONFIGS)}")
         return self.games_dir / f"canonical_{config}.db"
 
+    def evaluation(self, config: str) -> Path:
+        """The database of evaluation games of a config: tournaments, gauntlets, baselines.
+
+        Raises:
+            ValueError: There is no such config.
+
+        """
+        return self.canonical(config).with_name(f"eval_{config}.db")
+
+    @property
+    def elo(self) -> Path:
+        """The merged database of matches and ratings, of all configs."""
+        return self.root / "data" / "unified_elo.db"
+
+    @property
+    def registry(self) -> Path:
+        """The merged model registry, of all configs."""
+        return self.root / "data" / "model_registry" / "registry.db"
+
+    @property
+    def training(self) -> Path:
+        """The directory of the npz files: versions, and the links that name the published ones."""
+        return self.root / "data" / "training"
+
+    @property
+    def models(self) -> Path:
+        """The directory of the models: the links that players load; what they lead to lies in ``versions/``."""
+        return self.root / "models"
+
     def incoming(self, node: str) -> Path:
         """The directory in which the bytes of a node land first.
 

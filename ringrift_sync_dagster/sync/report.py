@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from ringrift_sync_dagster.core.model import Partition
+from ringrift_sync_dagster.core.model import DataType, Partition
 from ringrift_sync_dagster.errors import CollectFailedError
 from ringrift_sync_dagster.intake.arrival import Accepted, SetAside
 
@@ -48,10 +49,13 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one pass did for one partition, in games; ``bytes_moved`` counts bytes on the wire.
+    """What one pass did for one partition of one data type, both ways; ``bytes_moved`` counts bytes on the wire.
+
+    The numbers by name are those of games; other data types count in ``counts``.
 
     Args:
         partition: Which one.
+        data_type: Of which data type.
         games_new: Games that the canonical store did not have.
         games_same: Games that it had.
         revised: Games that replaced a shorter revision.
@@ -65,11 +69,13 @@ class Outcome:
         transport: What carried the bytes; empty when nothing moved.
         canonical_games: Games of the config in the canonical store afterwards.
         failure: Why it is not complete; None when it is.
-        changed: True when the canonical store or the quarantine changed.
+        changed: True when the canonical store, the quarantine or the node changed.
+        counts: What else was counted, by the names that changes carry: ``matches_new``, ``brought`` and so on.
 
     """
 
     partition: Partition
+    data_type: DataType = DataType.GAMES
     games_new: int = 0
     games_same: int = 0
     revised: int = 0
@@ -84,6 +90,20 @@ class Outcome:
     canonical_games: int = 0
     failure: Failure | None = None
     changed: bool = False
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def counted(
+        self, counts: Mapping[str, int], *, bytes_moved: int = 0, transport: str = "", changed: bool = True
+    ) -> Outcome:
+        """The outcome after one more thing was merged, installed or brought to the node."""
+        names = dict.fromkeys((*self.counts, *counts))
+        return replace(
+            self,
+            counts={name: self.counts.get(name, 0) + counts.get(name, 0) for name in names},
+            bytes_moved=self.bytes_moved + bytes_moved,
+            transport=transport or self.transport,
+            changed=self.changed or changed,
+        )
 
     def plus(self, accepted: Accepted, *, bytes_moved: int, transport: str) -> Outcome:
         """The outcome after one more pack was taken in."""

@@ -24,15 +24,13 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.nodes import NodeFile
 from ringrift_sync_dagster.sync.answers import PackAnswer, Sender, reached_end_at, read_list, read_pack, usable_cursor
 from ringrift_sync_dagster.sync.damaged import DAMAGED, list_damaged
-from ringrift_sync_dagster.sync.report import Note, Outcome
+from ringrift_sync_dagster.sync.passes import Work
+from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.transferring import fetch
-from ringrift_sync_dagster.transports.base import Transport
 
 CALL_SECONDS: Final = 300.0
 """Time budget of one kit operation: a large database is read in bounded steps, but its disk may be slow."""
-PARTITION_SECONDS: Final = 1800.0
-"""How long a pass stays with one partition: a node whose games have no end, or that only says so, holds up no other."""
 LISTING_RESTARTS: Final = 3
 ORDER_TRIES: Final = 2
 LISTING_PAGE: Final = 500
@@ -43,24 +41,27 @@ class SourceCollector:
     """Collects one partition's share of one database.
 
     Args:
-        runtime: What to work with.
-        transport: The way to the node.
-        partition: Config and node.
-        outcome: What was done so far; grows with each pack.
-        trigger: What started the pass.
-        notes: What a person should know of the databases; grows as well.
-        deadline: When this pass leaves the rest of the partition to the next one.
+        work: The partition, and what was done for it so far; grows with each pack.
 
     """
 
-    runtime: Runtime
-    transport: Transport
-    partition: Partition
-    outcome: Outcome
-    trigger: str
-    notes: list[Note] = field(default_factory=list)
-    deadline: clock.Deadline = field(default_factory=lambda: clock.Deadline.after(PARTITION_SECONDS))
+    work: Work
     _taken: set[str] = field(default_factory=set)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What to work with."""
+        return self.work.runtime
+
+    @property
+    def partition(self) -> Partition:
+        """Config and node."""
+        return self.work.partition
+
+    @property
+    def notes(self) -> list[Note]:
+        """What a person should know of the databases."""
+        return self.work.notes
 
     def collect(self, file: NodeFile) -> None:
         """Bring everything that the database has for this config and the store lacks.
@@ -84,28 +85,29 @@ class SourceCollector:
                 if answer.more:
                     words = f"{answer.waiting} games wait to be complete; the rest follows when the short were told"
                     self.notes.append(Note(self.partition.node, path, "crowded", words))
-                self.outcome = replace(self.outcome, waiting=self.outcome.waiting + answer.waiting)
+                before_this = self.work.outcome
+                self.work.outcome = replace(before_this, waiting=before_this.waiting + answer.waiting)
                 return
             self._require_progress(path, before, cursor)
 
     def has_time(self, path: str) -> bool:
         """Whether the pass may go on with this database; where it may not, a note says so."""
-        if self.deadline.expired:
-            words = f"this pass spent {self.deadline.seconds:.0f} s on the partition; the next one goes on here"
+        if self.work.deadline.expired:
+            words = f"this pass spent {self.work.deadline.seconds:.0f} s on the partition; the next one goes on here"
             self.notes.append(Note(self.partition.node, path, "unfinished", words))
-        return not self.deadline.expired
+        return not self.work.deadline.expired
 
     def _require_progress(self, path: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> None:
         if before == after:
             raise self._sender(path).error("it says that there is more, and does not go on")
 
     def _sender(self, path: str) -> Sender:
-        return Sender(self.partition.node, self.transport.name, path)
+        return Sender(self.partition.node, self.work.transport.name, path)
 
     def _advance(self, path: str, before: Mapping[str, Any] | None, answer: PackAnswer) -> dict[str, Any] | None:
         """Take in what was ordered, or remember the cursor where there was nothing; give the cursor reached."""
         cursor = answer.cursor
-        self.notes += [Note(self.partition.node, path, "warning", text) for text in answer.warnings]
+        self.work.notes += [Note(self.partition.node, path, "warning", text) for text in answer.warnings]
         if answer.artifact is not None:
             self._take_in(path, answer, cursor)
         elif cursor is not None and cursor != before:
@@ -128,7 +130,7 @@ class SourceCollector:
                 return
         raise SourceChangedError(
             self.partition.node,
-            self.transport.name,
+            self.work.transport.name,
             f"{path}: its rows moved during {LISTING_RESTARTS} listings; the next cycle goes on",
         )
 
@@ -151,7 +153,7 @@ class SourceCollector:
             ids = answer.left
 
     def _call(self, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        return self.transport.call(op, arguments, deadline=clock.Deadline.after(CALL_SECONDS))
+        return self.work.call(op, arguments, CALL_SECONDS)
 
     def _order(self, path: str, extra: Mapping[str, Any]) -> PackAnswer:
         """Have the node make a pack."""
@@ -173,20 +175,22 @@ class SourceCollector:
             return
         if artifact.sha256 in self._taken:
             raise self._sender(path).error(f"it gives pack {artifact.sha256[:12]} again and again")
-        fetched = fetch(self.runtime, self.transport, artifact, self.partition, self.trigger)
+        fetched = fetch(self.runtime, self.work.transport, artifact, self.partition, self.work.order.trigger)
         arrival = Arrival(
             artifact, fetched.path, self.partition.node, path, cursor, fetched.bytes_moved, fetched.seconds,
-            fetched.transport, self.trigger, self.partition.config, answer.raw_bytes,
+            fetched.transport, self.work.order.trigger, self.partition.config, answer.raw_bytes,
         )  # fmt: skip
         accepted = self.runtime.intake.accept(arrival)
         self._taken.add(artifact.sha256)
-        self.outcome = self.outcome.plus(accepted, bytes_moved=fetched.bytes_moved, transport=fetched.transport)
+        self.work.outcome = self.work.outcome.plus(
+            accepted, bytes_moved=fetched.bytes_moved, transport=fetched.transport
+        )
         self._forget(artifact)
 
     def _forget(self, artifact: Artifact) -> None:
         """Tell the node that the artifact is durable here; it removes it by its age anyway."""
         try:
-            self.transport.forget(artifact, deadline=clock.Deadline.after(10.0))
+            self.work.transport.forget(artifact, deadline=clock.Deadline.after(10.0))
         except TransferError:
             return
 

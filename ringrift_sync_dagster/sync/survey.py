@@ -1,4 +1,4 @@
-"""Ask a node what it has: its manifest goes into the state database, what can be collected becomes work by config.
+"""Ask a node what it has: its manifest goes into the state database, its files become work by data type and config.
 
 Only what changed since the last answer travels. The state database's copy is as good as the node's own list, because
 a delta is only accepted on top of the very token that it was made from.
@@ -29,34 +29,39 @@ MANIFEST_SECONDS: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a node has to collect.
+    """What a node has.
 
     Args:
-        sources: Databases with finished games of each config.
+        files: Its files by data type and config; under the empty config those that belong to none or to all. One that
+            the node cannot read has an error and is not collectable.
         notes: Files that a person should know of.
 
     """
 
-    sources: Mapping[str, tuple[NodeFile, ...]]
+    files: Mapping[tuple[DataType, str], tuple[NodeFile, ...]]
     notes: tuple[Note, ...]
 
+    def of(self, data_type: DataType, config: str) -> tuple[NodeFile, ...]:
+        """The files that may hold data of the config."""
+        return self.files.get((data_type, config), ()) + self.files.get((data_type, ""), ())
 
-def survey(runtime: Runtime, transport: Transport, node: Node, configs: Collection[str]) -> Survey:
-    """Ask for what changed, take it over, and sort the games databases.
+
+def survey(runtime: Runtime, transport: Transport, node: Node, data_types: Collection[DataType]) -> Survey:
+    """Ask for what changed, take it over, and sort the files of the data types.
 
     Raises:
         TransferError: The node cannot be asked, or its answer makes no sense.
 
     """
     _update(runtime, transport, node)
-    sources: dict[str, list[NodeFile]] = {}
+    files: dict[tuple[DataType, str], list[NodeFile]] = {}
     notes: list[Note] = []
-    for file in node_state.files_of(runtime.state, node.name, DataType.GAMES.value):
-        if file.error:
-            notes.append(_note(runtime, file))
-        if file.collectable and file.games and file.config in configs:
-            sources.setdefault(file.config, []).append(file)
-    return Survey({config: tuple(found) for config, found in sources.items()}, tuple(notes))
+    for data_type in data_types:
+        for file in node_state.files_of(runtime.state, node.name, data_type.value):
+            if file.error:
+                notes.append(_note(runtime, file))
+            files.setdefault((data_type, file.config), []).append(file)
+    return Survey({key: tuple(found) for key, found in files.items()}, tuple(notes))
 
 
 def _update(runtime: Runtime, transport: Transport, node: Node) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from ringrift_sync_dagster.core.model import Partition
+from ringrift_sync_dagster.core.model import DataType, Partition
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.sync.collect import collect
+from ringrift_sync_dagster.sync.passes import Order, Work
 from ringrift_sync_dagster.sync.report import Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.source import SourceCollector, collect_source
@@ -214,10 +215,10 @@ def test_games_without_end_leave_the_pass_when_its_time_for_the_partition_is_ove
     with Runtime.open(scene.field.settings) as runtime:
         node = runtime.inventory.nodes[LIAR]
         transport = runtime.transport_to(node)
-        (file,) = survey(runtime, transport, node, [CONFIG]).sources[CONFIG]
-        collector = SourceCollector(
-            runtime, transport, partition, Outcome(partition), "test", deadline=Deadline.after(0.5)
-        )
+        (file,) = survey(runtime, transport, node, [DataType.GAMES]).of(DataType.GAMES, CONFIG)
+        order = Order([CONFIG], [node], "test")
+        work = Work(runtime, order, transport, node, partition, Outcome(partition), deadline=Deadline.after(0.5))
+        collector = SourceCollector(work)
         started = time.monotonic()
         assert collect_source(collector, file) is None
         transport.close()

@@ -1,0 +1,16 @@
+"""Which mover moves which data type; a data type moves when it has a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from ringrift_sync_dagster.core.model import DataType
+from ringrift_sync_dagster.sync.games import GamesMover
+from ringrift_sync_dagster.sync.passes import Mover
+from ringrift_sync_dagster.sync.runtime import Runtime
+
+MOVERS: Final[Mapping[DataType, Callable[[Runtime], Mover]]] = {
+    DataType.GAMES: lambda _runtime: GamesMover(),
+}
+"""Made anew for each pass, in the order of the guide's table."""

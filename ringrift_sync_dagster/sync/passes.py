@@ -1,0 +1,306 @@
+"""One pass over nodes: ask each what it has, then move the data types up from it and down to it, nodes in turn.
+
+A pass knows nothing of games or models: for each data type a *mover* does the work of one partition. A node's data goes
+up as soon as the node has told its files; a data type goes down once all of it that was to come up has come, so that
+what arrives in a pass goes down in the same one. Nodes take turns, so that one with a backlog holds nobody back; a node
+that cannot be reached fails its own partitions only; one bad file never stops the next.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol, TypeAlias
+
+from ringrift_sync_dagster.core.fairness import Turns
+from ringrift_sync_dagster.core.flow import is_brought
+from ringrift_sync_dagster.core.model import DataType, Partition
+from ringrift_sync_dagster.errors import SyncError, storable
+from ringrift_sync_dagster.intake.games import collecting
+from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.settings.nodes import Node
+from ringrift_sync_dagster.state import nodes as node_state
+from ringrift_sync_dagster.state.leases import hold
+from ringrift_sync_dagster.state.nodes import NodeFile
+from ringrift_sync_dagster.sync.report import Failure, Note, Outcome
+from ringrift_sync_dagster.sync.runtime import Runtime
+from ringrift_sync_dagster.sync.survey import Survey, survey
+from ringrift_sync_dagster.transports.base import Transport
+
+SURVEYS: Final = 16
+"""Nodes that are asked at the same time what they have; one that hangs must not keep others from being collected."""
+PER_NODE: Final = 2
+"""Partitions of one node at the same time: one is packed while another is merged."""
+LEASE_WAIT_SECONDS: Final = 600.0
+"""How long to wait for another process that works on the same partition."""
+PARTITION_SECONDS: Final = 1800.0
+"""How long a pass stays with one partition: a node whose games have no end, or that only says so, holds up no other."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+Errors: TypeAlias = list[tuple[str, SyncError]]
+"""What went wrong with which file; the empty name stands for the whole partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a pass is asked to do.
+
+    Args:
+        configs: Which configs.
+        nodes: Which nodes.
+        trigger: What started it, such as ``cli``.
+        up: Whether data comes up from nodes.
+        down: Whether data goes down to nodes.
+        to: Names of nodes that are brought everything, whatever they do.
+        recover: Also collect the files that we wrote on nodes, and their canonical ones.
+        force: Also let a worse file replace a better one.
+
+    """
+
+    configs: Sequence[str]
+    nodes: Sequence[Node]
+    trigger: str
+    up: bool = True
+    down: bool = True
+    to: frozenset[str] = frozenset()
+    recover: bool = False
+    force: bool = False
+
+
+@dataclass(slots=True)
+class Work:
+    """One partition of one data type, one way: what a mover works with, and what it did so far.
+
+    Args:
+        runtime: What to work with.
+        order: What the pass is asked to do.
+        transport: The way to the node.
+        node: The node.
+        partition: Config and node.
+        outcome: What was done so far; grows.
+        notes: What a person should know; grows as well.
+        deadline: When this pass leaves the rest of the partition to the next one.
+
+    """
+
+    runtime: Runtime
+    order: Order
+    transport: Transport
+    node: Node
+    partition: Partition
+    outcome: Outcome
+    notes: list[Note] = field(default_factory=list)
+    deadline: clock.Deadline = field(default_factory=lambda: clock.Deadline.after(PARTITION_SECONDS))
+
+    def call(self, op: str, arguments: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Run a kit operation on the node within ``seconds``.
+
+        Raises:
+            TransferError: The node could not be asked.
+            RemoteCallError: The kit refused.
+
+        """
+        return self.transport.call(op, arguments, deadline=clock.Deadline.after(seconds))
+
+
+class Mover(Protocol):
+    """How one data type moves; one object serves one pass, from several threads.
+
+    Errors that concern one file are returned; one that is raised ends the partition. What was done before stays.
+    """
+
+    def begin(self, order: Order) -> Errors:
+        """Do once, before any node is asked, what belongs to the owner's disk alone."""
+
+    def sources(self, files: Sequence[NodeFile], order: Order) -> Sequence[NodeFile]:
+        """Choose the files that are to come up; a partition without any is not worked on."""
+
+    def up(self, work: Work, files: Sequence[NodeFile]) -> Errors:
+        """Bring what the files hold for this config, and the owner lacks."""
+
+    def down(self, work: Work, files: Sequence[NodeFile]) -> Errors:
+        """Bring the node what it lacks; ``files`` are all of this data type that it told."""
+
+
+_Item: TypeAlias = tuple[DataType, Partition, bool]
+"""A data type, a partition, and True for the way up."""
+
+
+class Pass:
+    """One pass; ``run`` does it once."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        movers: Mapping[DataType, Mover],
+        order: Order,
+        surveyors: ThreadPoolExecutor,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._runtime, self._movers, self._order = runtime, movers, order
+        self._surveyors, self._pool = surveyors, pool
+        self._nodes = {node.name: node for node in order.nodes}
+        self._outcomes = {
+            (data_type, partition): Outcome(partition, data_type)
+            for data_type in movers
+            for partition in (Partition(config, node.name) for config in order.configs for node in order.nodes)
+        }
+        self._notes: list[Note] = []
+        self._turns: Turns[_Item] = Turns(PER_NODE)
+        self._surveys: dict[str, Survey] = {}
+        self._ups_left: dict[DataType, int] = dict.fromkeys(movers, 0)
+        self._downs_left = set(movers) if order.down else set()
+        self._transports: dict[str, Transport] = {}
+
+    def run(self) -> tuple[list[Outcome], list[Note]]:
+        """Do the pass; give an outcome for each data type and partition of the order."""
+        try:
+            for data_type, mover in self._movers.items():
+                self._begin(data_type, mover)
+            self._survey_and_move()
+        finally:
+            for transport in self._transports.values():
+                transport.close()
+        return [self._outcomes[key] for key in sorted(self._outcomes)], list(dict.fromkeys(self._notes))
+
+    def _begin(self, data_type: DataType, mover: Mover) -> None:
+        try:
+            errors = mover.begin(self._order)
+        except Exception as raised:  # noqa: BLE001 - whatever one data type does, the others are moved
+            errors = [("", ours(raised, data_type.value))]
+        self._notes += [
+            Note(self._runtime.intake.owner, path, type(error).__name__, str(error)) for path, error in errors
+        ]
+
+    def _survey_and_move(self) -> None:
+        surveys = {self._surveyors.submit(self._survey, node): node for node in self._order.nodes}
+        running: dict[Future[Outcome], _Item] = {}
+        free = self._runtime.settings.max_concurrent_syncs
+        while True:
+            if not surveys:
+                self._let_go_down()
+            while len(running) < free and (item := self._turns.take()) is not None:
+                running[self._pool.submit(self._move, item)] = item
+            if not (surveys or running):
+                return
+            under_way: list[Future[Any]] = [*surveys, *running]
+            wait(under_way, return_when=FIRST_COMPLETED)
+            for survey_ in [future for future in surveys if future.done()]:
+                self._surveyed(surveys.pop(survey_), survey_)
+            for moved in [future for future in running if future.done()]:
+                self._moved(running.pop(moved), moved.result())
+
+    def _survey(self, node: Node) -> Survey:
+        transport = self._runtime.transport_to(node)
+        self._transports[node.name] = transport
+        return survey(self._runtime, transport, node, tuple(self._movers))
+
+    def _surveyed(self, node: Node, future: Future[Survey]) -> None:
+        """Turn a survey into work, or its error into a failure of the node's partitions."""
+        try:
+            found = future.result()
+        except Exception as raised:  # noqa: BLE001 - whatever one node does, the others are collected
+            error = ours(raised, node.name)
+            node_state.failed(self._runtime.state, node.name, str(error), at=clock.wall())
+            for data_type in self._movers:
+                for config in self._order.configs:
+                    partition = Partition(config, node.name)
+                    self._outcomes[data_type, partition] = Outcome(
+                        partition, data_type, failure=failure_of(partition, [("", error)])
+                    )
+            return
+        self._notes += found.notes
+        self._surveys[node.name] = found
+        for data_type, mover in self._movers.items() if self._order.up else ():
+            for config in self._order.configs:
+                if mover.sources(found.of(data_type, config), self._order):
+                    self._turns.add(node.name, (data_type, Partition(config, node.name), True))
+                    self._ups_left[data_type] += 1
+
+    def _let_go_down(self) -> None:
+        """Let each data type go down of which nothing is on its way up any more; every node was asked by now."""
+        for data_type in [one for one in self._movers if one in self._downs_left and not self._ups_left[one]]:
+            self._downs_left.remove(data_type)
+            for node in self._order.nodes:
+                if node.name in self._surveys and self._is_brought(data_type, node):
+                    for config in self._order.configs:
+                        self._turns.add(node.name, (data_type, Partition(config, node.name), False))
+
+    def _is_brought(self, data_type: DataType, node: Node) -> bool:
+        """Say whether the flow table brings this data to the node; the coordinator is never a target."""
+        if node.is_coordinator or node.skip_sync_receive:
+            return False
+        plays = node.selfplay_enabled or "selfplay" in node.role
+        trains = node.training_enabled or "training" in node.role
+        return is_brought(data_type, trains=trains, plays=plays, asked=node.name in self._order.to)
+
+    def _moved(self, item: _Item, outcome: Outcome) -> None:
+        data_type, partition, up = item
+        self._turns.done(partition.node)
+        self._outcomes[data_type, partition] = outcome
+        if up:
+            self._ups_left[data_type] -= 1
+
+    def _move(self, item: _Item) -> Outcome:
+        """Do one partition's share; an error that is raised ends it, and what was done before stays."""
+        data_type, partition, up = item
+        started = clock.monotonic()
+        before = self._outcomes[data_type, partition]
+        mover = self._movers[data_type]
+        work = Work(
+            self._runtime, self._order, self._transports[partition.node], self._nodes[partition.node], partition, before
+        )  # fmt: skip
+        files = self._surveys[partition.node].of(data_type, partition.config)
+        move: Callable[[Work, Sequence[NodeFile]], Errors] = mover.up if up else mover.down
+        try:
+            with hold(self._runtime.state, lease_name(data_type, partition, up=up), wait_seconds=LEASE_WAIT_SECONDS):
+                errors = move(work, mover.sources(files, self._order) if up else files)
+        except Exception as raised:  # noqa: BLE001 - as above
+            errors = [("", ours(raised, partition.node))]
+        self._notes += work.notes
+        failure = failure_of(partition, errors) if errors else None
+        if failure is not None and before.failure is not None:
+            failure = replace(before.failure, message=f"{before.failure.message}; {failure.message}")
+        seconds = before.seconds + clock.monotonic() - started
+        outcome = replace(work.outcome, seconds=seconds, failure=failure or before.failure)
+        _log(outcome)
+        return outcome
+
+
+def lease_name(data_type: DataType, partition: Partition, *, up: bool) -> str:
+    """Name of the lease that whoever moves a data type of a partition this way holds."""
+    if not up:
+        return f"bring:{data_type}:{partition.key}"
+    return collecting(partition) if data_type is DataType.GAMES else f"collect:{data_type}:{partition.key}"
+
+
+def ours(raised: Exception, node: str) -> SyncError:
+    """Give an error that a report can hold: a fault of this program becomes one too, and its trace goes to the log."""
+    if isinstance(raised, SyncError):
+        return raised
+    _LOG.error("node=%s fault=%r", node, raised, exc_info=raised)
+    return SyncError(f"{node}: a fault of this program: {type(raised).__name__}: {storable(str(raised))}")
+
+
+def failure_of(partition: Partition, errors: Iterable[tuple[str, SyncError]]) -> Failure:
+    """One failure from what went wrong with each file; the same words are told once, with the first file."""
+    found = list(errors)
+    told: dict[str, list[str]] = {}
+    for path, error in found:
+        told.setdefault(str(error), []).append(path)
+    words = [
+        (text if paths[0] in text else f"{paths[0]}: {text}") + (f" (and {len(paths) - 1} more)" if paths[1:] else "")
+        for text, paths in told.items()
+    ]
+    return Failure(partition, type(found[0][1]).__name__, "; ".join(words))
+
+
+def _log(outcome: Outcome) -> None:
+    _LOG.info(
+        "type=%s partition=%s new=%d same=%d set_aside=%d counts=%s bytes=%d seconds=%.2f failure=%s",
+        outcome.data_type, outcome.partition, outcome.games_new, outcome.games_same, len(outcome.set_aside),
+        dict(outcome.counts), outcome.bytes_moved, outcome.seconds, outcome.failure,
+    )  # fmt: skip
