@@ -59,9 +59,12 @@ def shared_cluster(agents: EmbeddedCluster) -> Iterator[EmbeddedCluster]:
     """The agents of the test run, with nothing on their nodes; give the test a coordinator's root and a state."""
     yield agents
     for node in AGENTS:
-        for path in (agents.node_root(node) / "data").iterdir():
-            if not path.name.startswith("."):
+        root = agents.node_root(node)
+        for path in (*(root / "data").iterdir(), *root.glob("models")):
+            if path.is_dir() and not path.name.startswith("."):
                 shutil.rmtree(path)
+            elif path.is_file():
+                path.unlink(missing_ok=True)  # SQLite itself removes a log when the last user of a database ends
 
 
 @pytest.fixture(scope="session")

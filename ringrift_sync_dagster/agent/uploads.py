@@ -46,10 +46,15 @@ class Uploads:
         receipts: Where they are acknowledged.
         limits: Bounds of the agent.
         metrics: Counts what arrives.
+        taken_in: True: the owner of the folder merges what arrives and lets the file go, so a receipt outlives it.
+            Elsewhere a receipt holds while the file is there: what was applied and removed may be pushed again.
 
     """
 
-    def __init__(self, incoming: Incoming, receipts: ReceiptBook, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, incoming: Incoming, receipts: ReceiptBook, limits: Limits, metrics: Metrics, *, taken_in: bool = False
+    ) -> None:
+        self._taken_in = taken_in
         self._incoming = incoming
         self._receipts = receipts
         self._limits = limits
@@ -68,7 +73,7 @@ class Uploads:
         writes it is 409: how much has arrived is then not settled.
         """
         place = await self._place(request)
-        receipt = await self._receipts.get(place.final.name)
+        receipt = await self._receipt(place)
         if receipt is not None:
             answer = {"received": receipt.size_bytes, "complete": True, "receipt": as_json(receipt)}
             return json_answer(answer)
@@ -89,10 +94,16 @@ class Uploads:
         except ValueError as error:
             raise _refusal(HTTPStatus.BAD_REQUEST, "bad_range", str(error)) from error
         with self._turn(place):
-            receipt = await self._receipts.get(place.final.name) or await self._take(request, place, part, total)
+            receipt = await self._receipt(place) or await self._take(request, place, part, total)
         if isinstance(receipt, int):
             return json_answer({"received": receipt, "complete": False}, HTTPStatus.ACCEPTED)
         return json_answer({"receipt": as_json(receipt)}, HTTPStatus.CREATED)
+
+    async def _receipt(self, place: Place) -> Receipt | None:
+        """Give the receipt of an artifact that this node holds, or that its owner has taken in."""
+        if not self._taken_in and not await asyncio.to_thread(place.final.is_file):
+            return None
+        return await self._receipts.get(place.final.name)
 
     async def _place(self, request: web.Request) -> Place:
         node, sha = request.match_info["node"], request.match_info["sha"]

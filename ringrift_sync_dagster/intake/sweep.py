@@ -15,6 +15,8 @@ from ringrift_sync_dagster.core.model import SHA256, Artifact, Partition, is_nod
 from ringrift_sync_dagster.errors import LeaseHeldError, SyncError
 from ringrift_sync_dagster.intake.arrival import Accepted, Arrival
 from ringrift_sync_dagster.intake.games import GamesIntake, collecting
+from ringrift_sync_dagster.intake.rows import RowsAccepted, RowsIntake
+from ringrift_sync_dagster.node.packfile import holds_records
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.storage.files import sha256_file
@@ -25,15 +27,15 @@ _FILES: Final = (b"PK\x03\x04", b"\x80")
 _LOG: Final = logging.getLogger(__name__)
 
 
-def sweep(intake: GamesIntake, trigger: str) -> list[Accepted]:
+def sweep(intake: GamesIntake, rows: RowsIntake, trigger: str) -> list[Accepted | RowsAccepted]:
     """Take in every whole artifact in ``incoming/``; what fails is logged and stays, and never stops the others."""
-    accepted = []
+    accepted: list[Accepted | RowsAccepted] = []
     for path in list(_files(intake)):
         try:
             if path.suffix == ".part" or (SHA256.fullmatch(path.name) and _is_file(path)):
                 _drop_old(path)
             elif SHA256.fullmatch(path.name):
-                taken = _take(intake, path, trigger)
+                taken = _take(intake, rows, path, trigger)
                 accepted += [taken] if taken else []
         except LeaseHeldError:
             continue
@@ -63,13 +65,16 @@ def _files(intake: GamesIntake) -> Iterator[Path]:
             yield from sorted(path for path in folder.iterdir() if path.is_file())
 
 
-def _take(intake: GamesIntake, path: Path, trigger: str) -> Accepted | None:
+def _take(intake: GamesIntake, rows: RowsIntake, path: Path, trigger: str) -> Accepted | RowsAccepted | None:
     """Take in one file, unless a process that collects this partition is about to."""
     if sha256_file(path) != path.name:
         path.rename(path.with_suffix(".part"))  # not what it claims to be: the transfer that resumes it will find out
         raise OSError(f"{path} does not hash to its name; it was put back as a partial file")
-    artifact = Artifact(path.name, path.stat().st_size, "games")
-    arrival = Arrival(artifact, path, path.parent.name, trigger=trigger)
+    arrival = Arrival(Artifact(path.name, path.stat().st_size, "games"), path, path.parent.name, trigger=trigger)
+    if holds_records(str(path)):
+        family, _ = rows.describe(arrival)
+        with hold(intake.state, f"sweep:{family}:{path.name}"):
+            return rows.accept(arrival) if path.exists() else None
     partition = Partition(intake.config_of(arrival), path.parent.name)
     with hold(intake.state, collecting(partition)):
         return intake.accept(arrival) if path.exists() else None

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sqlite3
 import stat
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Tuple
 
 from . import patterns
+from .arguments import ORDERS, Arguments, checked
 from .errors import KitError, from_os_error
 from .roots import Roots
 
 if TYPE_CHECKING:
     from .scan import Scanner  # each operation loads what it needs: a zip is compiled anew whenever it is started
 
-Arguments = Dict[str, Any]
 Result = Dict[str, Any]
 
 _CHUNK_BYTES = 1 << 20
@@ -34,98 +33,6 @@ class Context(NamedTuple):
     roots: Roots
     scratch: str
     now: float
-
-
-class _Argument(NamedTuple):
-    """One argument: its JSON types, and whether the call needs it; an optional one may be null."""
-
-    types: Tuple[type, ...]
-    required: bool = False
-    least: Optional[float] = None
-
-
-_PATH = _Argument((str,), required=True)
-_CONFIG = _Argument((str,), required=True)
-_SEVERAL = _Argument((int,), least=1)
-_TEXT = _Argument((str,), required=True)
-_SIZE = _Argument((int,), required=True, least=0)
-_FILES = _Argument((list,), required=True)
-_STATES = _Argument((dict,), required=True)
-_ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
-    "scan": {},
-    "disk": {},
-    "hash": {"path": _PATH},
-    "list": {"path": _PATH, "config": _CONFIG, "after": _Argument((dict,)), "limit": _SEVERAL},
-    "pack": {
-        "path": _PATH,
-        "config": _CONFIG,
-        "cursor": _Argument((dict,)),
-        "max_games": _SEVERAL,
-        "max_bytes": _SEVERAL,
-        "ids": _Argument((list,)),
-        "aside": _Argument((bool,)),
-        "short_after_seconds": _Argument((int, float), least=0),
-        "include": _Argument((list,)),
-    },
-    "digest": {"path": _PATH, "config": _Argument((str,)), "ids": _Argument((list,))},
-    "merge": {"pack": _PATH, "into": _PATH, "config": _CONFIG, "artifact": _TEXT, "node": _TEXT},
-    "manifest": {"since": _Argument((str,))},
-    "locate": {"artifact": _TEXT},
-    "forget": {"artifact": _TEXT},
-    "received": {"node": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
-    "accept": {"node": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
-    "snapshot": {"path": _PATH, "token": _TEXT},
-    "discard": {"token": _TEXT},
-    "place": {"path": _PATH, "name": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
-    "withdraw": {"part": _PATH},
-    "install": {"part": _PATH, "path": _PATH, "artifact": _Argument((str,)), "bytes": _SIZE},
-    "inspect": {"path": _PATH, "files": _FILES, "hashes": _Argument((list,))},
-    "stage": {"path": _PATH, "key": _TEXT, "states": _STATES},
-    "staged": {"path": _PATH, "key": _TEXT, "files": _FILES},
-    "land": {"path": _PATH, "key": _TEXT, "states": _STATES},
-}
-_ORDERS = ("snapshot", "discard", "place", "withdraw", "install", "inspect", "stage", "staged", "land")
-_FORMS = {
-    "artifact": re.compile(r"[0-9a-f]{64}"),
-    "node": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"),
-    "token": re.compile(r"[0-9a-f]{32}"),
-}
-
-
-def _fits(value: object, argument: _Argument) -> bool:
-    if isinstance(value, bool) and bool not in argument.types:
-        return False
-    if not isinstance(value, argument.types):
-        return False
-    if isinstance(value, list):
-        return all(isinstance(item, str) for item in value)
-    return argument.least is None or (isinstance(value, (int, float)) and value >= argument.least)
-
-
-def _has_form(name: str, value: object) -> bool:
-    return isinstance(value, str) and _FORMS[name].fullmatch(value) is not None
-
-
-def _checked(op: str, arguments: object) -> Arguments:
-    """Give the arguments that are not null, after checking names, types and ranges.
-
-    Raises:
-        KitError: ``bad_arguments``, naming every argument that is wrong.
-
-    """
-    if not isinstance(arguments, dict):
-        raise KitError("bad_arguments", f"{op}: the arguments must be a JSON object")
-    known = _ARGUMENTS[op]
-    given = {name: value for name, value in arguments.items() if value is not None}
-    wrong = [f"{name} is unknown" for name in arguments if name not in known]
-    wrong += [f"{name} is missing" for name, argument in known.items() if argument.required and name not in given]
-    wrong += [f"{name} has a wrong value" for name in known if name in given and not _fits(given[name], known[name])]
-    if given.get("config", patterns.CONFIGS[0]) not in patterns.CONFIGS:
-        wrong.append("config is none of the twelve")
-    wrong += [f"{name} has another form" for name in _FORMS if name in given and not _has_form(name, given[name])]
-    if wrong:
-        raise KitError("bad_arguments", f"{op}: {', '.join(sorted(wrong))}")
-    return given
 
 
 def _our_file(context: Context, path: str) -> Tuple[str, patterns.FileClass]:
@@ -156,7 +63,7 @@ _SCANNERS: Dict[Tuple[str, ...], Scanner] = {}  # a scan after the first in a pr
 def _scan(context: Context, arguments: Arguments) -> Result:
     from .scan import Scanner  # noqa: PLC0415 - as above
 
-    _checked("scan", arguments)
+    checked("scan", arguments)
     key = (*context.roots.paths, context.scratch)
     if key not in _SCANNERS:
         cache = os.path.join(context.scratch, "scan-cache.db")
@@ -166,7 +73,7 @@ def _scan(context: Context, arguments: Arguments) -> Result:
 
 def _disk(context: Context, arguments: Arguments) -> Result:
     """Tell of the disk of the first root; what is free is what its user may use."""
-    _checked("disk", arguments)
+    checked("disk", arguments)
     found = os.statvfs(context.roots.paths[0])
     sizes = {"total_bytes": found.f_blocks, "used_bytes": found.f_blocks - found.f_bfree, "free_bytes": found.f_bavail}
     return {name: blocks * found.f_frsize for name, blocks in sizes.items()}
@@ -175,14 +82,14 @@ def _disk(context: Context, arguments: Arguments) -> Result:
 def _manifest(context: Context, arguments: Arguments) -> Result:
     from . import manifest  # noqa: PLC0415 - as above
 
-    since = _checked("manifest", arguments).get("since")
+    since = checked("manifest", arguments).get("since")
     return manifest.delta(_scan(context, {})["entries"], os.path.join(context.scratch, "manifests"), since)
 
 
 def _pack(context: Context, arguments: Arguments) -> Result:
     from . import pack  # noqa: PLC0415 - as above
 
-    given = _checked("pack", arguments)
+    given = checked("pack", arguments)
     path = given.pop("path")
     absolute = _games_database(context, path)
     given["cursor"] = pack.parse(given.get("cursor"))
@@ -195,7 +102,7 @@ def _pack(context: Context, arguments: Arguments) -> Result:
 def _list(context: Context, arguments: Arguments) -> Result:
     from . import cursor, listing  # noqa: PLC0415 - as above
 
-    given = _checked("list", arguments)
+    given = checked("list", arguments)
     absolute = _games_database(context, given["path"])
     after, limit = cursor.parse(given.get("after")), given.get("limit", listing.PAGE_GAMES)
     return listing.list_games(absolute, given["path"], context.scratch, given["config"], after, limit, context.now)
@@ -205,7 +112,7 @@ def _hash(context: Context, arguments: Arguments) -> Result:
     """Hash a file and register it for serving; it stays where it is."""
     from . import packfile  # noqa: PLC0415 - as above
 
-    path = _checked("hash", arguments)["path"]
+    path = checked("hash", arguments)["path"]
     absolute, file_class = _our_file(context, path)
     if file_class.is_database:
         raise KitError("bad_arguments", "a database leaves as packs, not as a file", path)
@@ -248,15 +155,52 @@ def _identity(found: os.stat_result) -> Tuple[int, int, int]:
 def _digests(context: Context, arguments: Arguments) -> Result:
     from . import local  # noqa: PLC0415 - as above
 
-    given = _checked("digest", arguments)
+    given = checked("digest", arguments)
     absolute = _games_database(context, given["path"])
     return local.digest_games(absolute, context.scratch, given.get("config"), given.get("ids"))
+
+
+def _rows(context: Context, arguments: Arguments) -> Result:
+    from . import rows  # noqa: PLC0415 - as above
+
+    given = checked("rows", arguments)
+    absolute = _records_database(context, given["path"], given["kind"])
+    limit = min(given.get("limit", rows.MAX_ROWS), rows.MAX_ROWS)
+    wanted = rows.Wanted(given["path"], given["kind"], given.get("config", ""), given.get("cursor"), limit)
+    return rows.pack_rows(absolute, context.scratch, wanted, context.now)
+
+
+def _keys(context: Context, arguments: Arguments) -> Result:
+    from . import rows  # noqa: PLC0415 - as above
+
+    given = checked("keys", arguments)
+    absolute = _records_database(context, given["path"], given["kind"])
+    return rows.list_names(absolute, context.scratch, given["kind"], given.get("config", ""))
+
+
+def _apply(context: Context, arguments: Arguments) -> Result:
+    from . import rows  # noqa: PLC0415 - as above
+
+    given = checked("apply", arguments)
+    absolute = _records_database(context, given["path"], given["kind"])
+    pack = rows.Arrived(given["node"], given["artifact"])
+    return rows.apply(absolute, context.scratch, pack, given["kind"], given.get("config", ""))
+
+
+def _records_database(context: Context, path: str, kind: str) -> str:
+    """Resolve the name of the database that records of a family are read from, or applied to."""
+    from . import records  # noqa: PLC0415 - as above
+
+    absolute, file_class = _our_file(context, path)
+    if file_class.data_type != records.FAMILIES.get(kind):
+        raise KitError("bad_arguments", f"this file has no records of kind {kind[:40]!r}", path)
+    return absolute
 
 
 def _merge(context: Context, arguments: Arguments) -> Result:
     from . import local  # noqa: PLC0415 - as above
 
-    given = _checked("merge", arguments)
+    given = checked("merge", arguments)
     pack, into = _pack_file(context, given["pack"]), _store(context, given["into"], given["config"])
     order = local.Order(given["config"], given["artifact"], given["node"])
     return local.merge_file(pack, into, context.scratch, order, context.now)
@@ -265,27 +209,27 @@ def _merge(context: Context, arguments: Arguments) -> Result:
 def _locate(context: Context, arguments: Arguments) -> Result:
     from . import keeping  # noqa: PLC0415 - as above
 
-    return keeping.locate(context.roots, context.scratch, _checked("locate", arguments)["artifact"])
+    return keeping.locate(context.roots, context.scratch, checked("locate", arguments)["artifact"])
 
 
 def _forget(context: Context, arguments: Arguments) -> Result:
     from . import keeping  # noqa: PLC0415 - as above
 
-    keeping.forget(context.scratch, _checked("forget", arguments)["artifact"])
+    keeping.forget(context.scratch, checked("forget", arguments)["artifact"])
     return {}
 
 
 def _received(context: Context, arguments: Arguments) -> Result:
     from . import keeping  # noqa: PLC0415 - as above
 
-    given = _checked("received", arguments)
+    given = checked("received", arguments)
     return keeping.received(context.scratch, given["node"], given["artifact"], given["bytes"])
 
 
 def _accept(context: Context, arguments: Arguments) -> Result:
     from . import keeping  # noqa: PLC0415 - as above
 
-    given = _checked("accept", arguments)
+    given = checked("accept", arguments)
     return keeping.accept(context.scratch, given["node"], given["artifact"], given["bytes"], context.now)
 
 
@@ -293,7 +237,7 @@ def _ordered(name: str) -> Callable[[Context, Arguments], Result]:
     def run(context: Context, arguments: Arguments) -> Result:
         from . import orders  # noqa: PLC0415 - as above
 
-        return orders.ORDERS[name](orders.Order(_checked(name, arguments), context.scratch, context.now))
+        return orders.ORDERS[name](orders.Order(checked(name, arguments), context.scratch, context.now))
 
     return run
 
@@ -349,6 +293,9 @@ OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "pack": _translated(_pack),
     "list": _translated(_list),
     "hash": _translated(_hash),
+    "rows": _translated(_rows),
+    "keys": _translated(_keys),
+    "apply": _translated(_apply),
     "digest": _translated(_digests),
     "merge": _translated(_merge),
     "manifest": _translated(_manifest),
@@ -356,9 +303,9 @@ OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "forget": _translated(_forget),
     "received": _translated(_received),
     "accept": _translated(_accept),
-    **{name: _translated(_ordered(name)) for name in _ORDERS},
+    **{name: _translated(_ordered(name)) for name in ORDERS},
 }
-REMOTE = ("disk", "hash", "list", "pack", "scan")
+REMOTE = ("apply", "disk", "hash", "keys", "list", "pack", "rows", "scan")
 """What is run for others; the rest writes, reads without a limit, or is how SSH does what an agent does by HTTP."""
 
 

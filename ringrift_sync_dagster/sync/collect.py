@@ -16,6 +16,7 @@ from ringrift_sync_dagster.errors import ConfigError, Problem, SyncError
 from ringrift_sync_dagster.intake.changes import deliver_changes
 from ringrift_sync_dagster.intake.sweep import sweep
 from ringrift_sync_dagster.node.patterns import CONFIGS
+from ringrift_sync_dagster.node.records import FAMILIES
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.transfers import mark_abandoned
 from ringrift_sync_dagster.sync.movers import MOVERS
@@ -110,12 +111,17 @@ def settle(runtime: Runtime, trigger: str) -> None:
     That is whole packs in ``incoming/``, changes not yet copied, and transfers without an end.
     """
     mark_abandoned(runtime.state)
-    sweep(runtime.intake, trigger)
+    sweep(runtime.intake, runtime.rows, trigger)
     for config in CONFIGS:
         try:
             deliver_changes(runtime.intake.store, runtime.state, config)
         except SyncError as error:
             _LOG.warning("config=%s error=%s", config, error)  # its partitions will fail with the same words
+    for family in FAMILIES:
+        try:
+            deliver_changes(runtime.rows.store, runtime.state, family)
+        except SyncError as error:
+            _LOG.warning("family=%s error=%s", family, error)
 
 
 def _of(outcomes: Sequence[Outcome], data_type: DataType) -> tuple[Outcome, ...]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.sync.games import GamesMover
 from ringrift_sync_dagster.sync.passes import Mover
+from ringrift_sync_dagster.sync.rows import make_rows_mover
 from ringrift_sync_dagster.sync.runtime import Runtime
 
 MOVERS: Final[Mapping[DataType, Callable[[Runtime], Mover]]] = {
     DataType.GAMES: lambda _runtime: GamesMover(),
+    DataType.ELO: functools.partial(make_rows_mover, DataType.ELO),
+    DataType.REGISTRY: functools.partial(make_rows_mover, DataType.REGISTRY),
 }
 """Made anew for each pass, in the order of the guide's table."""

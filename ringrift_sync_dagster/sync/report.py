@@ -105,6 +105,10 @@ class Outcome:
             changed=self.changed or changed,
         )
 
+    def with_asides(self, asides: tuple[SetAside, ...]) -> Outcome:
+        """The outcome after these things went to quarantine."""
+        return replace(self, set_aside=self.set_aside + asides, changed=self.changed or bool(asides))
+
     def plus(self, accepted: Accepted, *, bytes_moved: int, transport: str) -> Outcome:
         """The outcome after one more pack was taken in."""
         return replace(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ringrift_sync_dagster.core.breaker import CircuitBreakerConfig
 from ringrift_sync_dagster.errors import ConfigError, Problem, TokenError
 from ringrift_sync_dagster.intake.games import GamesIntake
+from ringrift_sync_dagster.intake.rows import RowsIntake
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.identity import issue_token, load_coordinator_key, store_token, verify_token
 from ringrift_sync_dagster.settings.inventory import Inventory, load_inventory
@@ -37,6 +38,7 @@ class Runtime:
         state: The shared facts.
         layout: The owner's disk, which is this machine's.
         intake: What takes in games that have arrived.
+        rows: What takes in rows of matches and registry that have arrived.
         bandwidth: Who may move bytes now, and how fast.
         ladder: The ways to nodes.
 
@@ -47,6 +49,7 @@ class Runtime:
     state: StateStore
     layout: Layout
     intake: GamesIntake
+    rows: RowsIntake
     bandwidth: BandwidthManager
     ladder: Ladder
 
@@ -79,7 +82,8 @@ class Runtime:
             bandwidth = BandwidthManager(settings, inventory, state)
             ladder = Ladder(settings, inventory, state, owner, forced=transport, breakers=breakers)
             try:
-                yield cls(settings, inventory, state, layout, GamesIntake(owner, state, layout), bandwidth, ladder)
+                games, rows = GamesIntake(owner, state, layout), RowsIntake(owner, state, layout)
+                yield cls(settings, inventory, state, layout, games, rows, bandwidth, ladder)
             finally:
                 bandwidth.close()
         finally:

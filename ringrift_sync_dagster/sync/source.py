@@ -22,8 +22,9 @@ from ringrift_sync_dagster.errors import (
 from ringrift_sync_dagster.intake.arrival import Arrival
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.nodes import NodeFile
-from ringrift_sync_dagster.sync.answers import PackAnswer, Sender, reached_end_at, read_list, read_pack, usable_cursor
+from ringrift_sync_dagster.sync.answers import PackAnswer, reached_end_at, read_list, read_pack, usable_cursor
 from ringrift_sync_dagster.sync.damaged import DAMAGED, list_damaged
+from ringrift_sync_dagster.sync.fields import Sender
 from ringrift_sync_dagster.sync.passes import Work
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.runtime import Runtime

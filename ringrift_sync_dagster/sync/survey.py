@@ -16,8 +16,9 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state import nodes as node_state
 from ringrift_sync_dagster.state.nodes import NodeFile
-from ringrift_sync_dagster.sync.answers import Sender, read_manifest
+from ringrift_sync_dagster.sync.answers import read_manifest
 from ringrift_sync_dagster.sync.damaged import DAMAGED, list_damaged
+from ringrift_sync_dagster.sync.fields import Sender
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.transports.base import Transport

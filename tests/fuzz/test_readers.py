@@ -32,6 +32,7 @@ from ringrift_sync_dagster.node.merge import Origin, merge_pack
 from ringrift_sync_dagster.node.ops import op_names
 from ringrift_sync_dagster.node.schema import TABLES
 from ringrift_sync_dagster.sync import answers
+from ringrift_sync_dagster.sync.fields import Sender
 from tests.badinput.liar import cursor as good_cursor
 from tests.badinput.liar import entry, manifest, packed
 from tests.badinput.packs import good_pack
@@ -128,7 +129,7 @@ def range_headers() -> st.SearchStrategy[str]:
     return st.one_of(ranges.map("".join), pushes.map("".join), TEXT)
 
 
-SENDER = answers.Sender("n", "t", "w")
+SENDER = Sender("n", "t", "w")
 
 
 def check_answers(value: Any) -> None:  # noqa: ANN401
