@@ -58,6 +58,17 @@ _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
     "forget": {"artifact": _TEXT},
     "received": {"node": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
     "accept": {"node": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
+    "publish": {
+        "node": _TEXT,
+        "artifact": _TEXT,
+        "bytes": _SIZE,
+        "data_type": _TEXT,
+        "config": _CONFIG,
+        "serial": _Argument((int,), required=True, least=1),
+        "keep": _Argument((int,), least=0),
+        "known": _Argument((list,)),
+    },
+    "published": {"data_type": _Argument((str,)), "config": _Argument((str,))},
     "snapshot": {"path": _PATH, "token": _TEXT},
     "discard": {"token": _TEXT},
     "place": {"path": _PATH, "name": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
@@ -73,6 +84,7 @@ _FORMS = {
     "artifact": re.compile(r"[0-9a-f]{64}"),
     "node": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"),
     "token": re.compile(r"[0-9a-f]{32}"),
+    "data_type": re.compile(r"npz|models"),
 }
 
 

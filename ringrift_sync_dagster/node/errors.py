@@ -17,6 +17,7 @@ CODES: Dict[str, str] = {
     "changed": "the source changed while it was read",
     "checksum": "what arrived is another artifact",
     "short": "some of the artifact has not arrived yet",
+    "uncollected": "a file of the node, which its owner does not have, would be replaced",
     "bad_arguments": "the caller asked for something that does not exist",
     "unreadable": "the file cannot be read as it is",
     "no_python": "the operation takes Python 3.8 or later, which a login does not find on the node",

@@ -121,7 +121,7 @@ def in_use(path: str) -> str:
         length = _size(path + suffix)
         if length:
             return f"{os.path.basename(path)}{suffix} beside it holds {length} bytes of whoever uses it, or did last"
-    user = _opened_by(path)
+    user = opened_by(path)
     if user:
         return user
     return "another process holds SQLite's lock on it" if recovery.held_by_another_process(path) else ""
@@ -204,7 +204,7 @@ def _begin(part: str, size: int) -> int:
         os.close(descriptor)
 
 
-def _opened_by(path: str) -> str:
+def opened_by(path: str) -> str:
     """Name a process that has the file open; empty where none is seen: those of other users are not."""
     wanted = _stat(path)
     if wanted is None:

@@ -233,6 +233,30 @@ def _accept(context: Context, arguments: Arguments) -> Result:
     return keeping.accept(context.scratch, given["node"], given["artifact"], given["bytes"], context.now)
 
 
+def _publish(context: Context, arguments: Arguments) -> Result:
+    from . import publish  # noqa: PLC0415 - as above
+
+    given = checked("publish", arguments)
+    order = publish.Order(
+        node=given["node"],
+        sha256=given["artifact"],
+        size=given["bytes"],
+        data_type=given["data_type"],
+        config=given["config"],
+        serial=given["serial"],
+        keep=given.get("keep", publish.KEEP_VERSIONS),
+        known=tuple(given.get("known", ())),
+    )
+    return publish.publish(context.roots, context.scratch, order, context.now)
+
+
+def _published(context: Context, arguments: Arguments) -> Result:
+    from . import publish  # noqa: PLC0415 - as above
+
+    given = checked("published", arguments)
+    return publish.published(context.roots, context.scratch, given.get("data_type"), given.get("config"))
+
+
 def _ordered(name: str) -> Callable[[Context, Arguments], Result]:
     def run(context: Context, arguments: Arguments) -> Result:
         from . import orders  # noqa: PLC0415 - as above
@@ -303,9 +327,11 @@ OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "forget": _translated(_forget),
     "received": _translated(_received),
     "accept": _translated(_accept),
+    "publish": _translated(_publish),
+    "published": _translated(_published),
     **{name: _translated(_ordered(name)) for name in ORDERS},
 }
-REMOTE = ("apply", "disk", "hash", "keys", "list", "pack", "rows", "scan")
+REMOTE = ("apply", "disk", "hash", "keys", "list", "pack", "publish", "published", "rows", "scan")
 """What is run for others; the rest writes, reads without a limit, or is how SSH does what an agent does by HTTP."""
 
 
