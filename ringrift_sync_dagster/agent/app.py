@@ -9,6 +9,7 @@
     GET    /v1/artifacts/{sha}/blocks  any token
     DELETE /v1/artifacts/{sha}         coordinator
     POST   /v1/call/{op}               coordinator
+    POST   /v1/pull                    coordinator
     GET    /v1/incoming/{node}/{sha}   who may push under the name of {node}
     PUT    /v1/incoming/{node}/{sha}   the same
 
@@ -37,6 +38,7 @@ from ringrift_sync_dagster.agent.downloads import Downloads
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.manifest import Manifest
 from ringrift_sync_dagster.agent.metrics import CONTENT_TYPE, Metrics
+from ringrift_sync_dagster.agent.pulls import Pulls
 from ringrift_sync_dagster.agent.receipts import ReceiptBook, as_json
 from ringrift_sync_dagster.agent.uploads import Uploads
 from ringrift_sync_dagster.settings import clock
@@ -56,6 +58,7 @@ class Parts:
         metrics: Its numbers.
         downloads: Serves artifacts.
         uploads: Takes artifacts.
+        pulls: Fetches artifacts from other agents.
         calls: Runs the kit.
         manifest: Tells what the node has.
         receipts: Tells what this node holds of others.
@@ -68,6 +71,7 @@ class Parts:
     metrics: Metrics
     downloads: Downloads
     uploads: Uploads
+    pulls: Pulls
     calls: Calls
     manifest: Manifest
     receipts: ReceiptBook
@@ -155,6 +159,7 @@ def build_app(parts: Parts, authenticator: Authenticator, plain_rule: Middleware
             web.get("/v1/manifest", parts.manifest.get),
             web.get("/v1/receipts", interface.receipts),
             web.post("/v1/call/{op}", interface.call),
+            web.post("/v1/pull", parts.pulls.post),
             web.get("/v1/artifacts/{sha}", parts.downloads.get),
             web.delete("/v1/artifacts/{sha}", interface.delete),
             web.get("/v1/artifacts/{sha}/blocks", parts.downloads.blocks),

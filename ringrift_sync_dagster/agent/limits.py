@@ -20,6 +20,7 @@ class Limits:
         connections: Open connections; one more is closed at once.
         downloads: Artifacts that are sent at the same time; one more is answered 503.
         uploads: Artifacts that are received at the same time; one more is answered 503.
+        pulls: Artifacts that are fetched from other agents at the same time; one more is answered 503.
         json_bytes: Largest JSON body of a request.
         upload_bytes: Largest artifact that may be pushed.
         headers_seconds: A connection that has sent no whole request for this long is closed (slow headers, keep-alive).
@@ -38,6 +39,7 @@ class Limits:
     connections: int = 512
     downloads: int = 64
     uploads: int = 16
+    pulls: int = 4
     json_bytes: int = 4 * MIB
     upload_bytes: int = 64 * 1024 * MIB
     headers_seconds: float = 30.0

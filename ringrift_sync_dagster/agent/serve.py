@@ -31,6 +31,7 @@ from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.listener import LimitedServer
 from ringrift_sync_dagster.agent.manifest import Manifest
 from ringrift_sync_dagster.agent.metrics import Metrics
+from ringrift_sync_dagster.agent.pulls import Pulls
 from ringrift_sync_dagster.agent.receipts import ReceiptBook
 from ringrift_sync_dagster.agent.tls import check_listen, plain_only_from, server_context
 from ringrift_sync_dagster.agent.uploads import Uploads
@@ -193,19 +194,17 @@ def _build(config: AgentConfig) -> Parts:
     limits, metrics = config.limits, Metrics()
     root_names = [str(path) for path in config.roots]
     calls = Calls(root_names, str(scratch), limits, metrics)
+    incoming = Incoming(config.incoming or scratch / "incoming")
+    taken_in = config.incoming is not None or config.coordinator_key is not None
+    uploads = Uploads(incoming, receipts, limits, metrics, taken_in=taken_in)
     return Parts(
         node_id=config.node_id,
         root=config.roots[0],
         limits=limits,
         metrics=metrics,
         downloads=Downloads(Catalogue(artifacts, Roots(root_names)), limits, metrics),
-        uploads=Uploads(
-            Incoming(config.incoming or scratch / "incoming"),
-            receipts,
-            limits,
-            metrics,
-            taken_in=config.incoming is not None or config.coordinator_key is not None,
-        ),
+        uploads=uploads,
+        pulls=Pulls(incoming, uploads, receipts, limits, metrics, TrustedNetworks(config.trusted_networks)),
         calls=calls,
         manifest=Manifest(calls, limits, metrics),
         receipts=receipts,

@@ -73,7 +73,7 @@ class Uploads:
         writes it is 409: how much has arrived is then not settled.
         """
         place = await self._place(request)
-        receipt = await self._receipt(place)
+        receipt = await self.receipt(place)
         if receipt is not None:
             answer = {"received": receipt.size_bytes, "complete": True, "receipt": as_json(receipt)}
             return json_answer(answer)
@@ -81,7 +81,7 @@ class Uploads:
         received = await _on_disk(asyncio.to_thread(place.received))
         size = request.query.get("size", "")
         if size.isascii() and size.isdigit() and len(size) < 20:  # noqa: PLR2004 - digits of 2**63
-            await self._check_room(int(size), received)
+            await self.check_room(int(size), received)
         return json_answer({"received": received, "complete": False})
 
     async def put(self, request: web.Request) -> web.Response:
@@ -93,13 +93,13 @@ class Uploads:
             part, total = pushed_slice(request.headers.get("Content-Range"), request.content_length)
         except ValueError as error:
             raise _refusal(HTTPStatus.BAD_REQUEST, "bad_range", str(error)) from error
-        with self._turn(place):
-            receipt = await self._receipt(place) or await self._take(request, place, part, total)
+        with self.turn(place):
+            receipt = await self.receipt(place) or await self._take(request, place, part, total)
         if isinstance(receipt, int):
             return json_answer({"received": receipt, "complete": False}, HTTPStatus.ACCEPTED)
         return json_answer({"receipt": as_json(receipt)}, HTTPStatus.CREATED)
 
-    async def _receipt(self, place: Place) -> Receipt | None:
+    async def receipt(self, place: Place) -> Receipt | None:
         """Give the receipt of an artifact that this node holds, or that its owner has taken in."""
         if not self._taken_in and not await asyncio.to_thread(place.final.is_file):
             return None
@@ -114,7 +114,13 @@ class Uploads:
             raise _refusal(HTTPStatus.BAD_REQUEST, "bad_name", str(error)) from error
 
     @contextlib.contextmanager
-    def _turn(self, place: Place) -> Iterator[None]:
+    def turn(self, place: Place) -> Iterator[None]:
+        """Be the one writer of an artifact while the body runs.
+
+        Raises:
+            Refusal: Another request writes it, or too many are under way.
+
+        """
         self._check_free(place)
         if len(self._writing) >= self._limits.uploads:
             raise busy(f"{len(self._writing)} artifacts are being received already")
@@ -131,14 +137,14 @@ class Uploads:
 
     async def _take(self, request: web.Request, place: Place, part: Slice, total: int) -> Receipt | int:
         """Receive one part; give how much is there, or the receipt when that is all."""
-        adopted = await self._adopt(place)
+        adopted = await self.adopt(place)
         if adopted is not None:
             return adopted
         received = await _on_disk(asyncio.to_thread(place.received))
         if part.start != received:
             message = f"{received} bytes of {place.path} are here; go on from there"
             raise _refusal(HTTPStatus.CONFLICT, "offset", message, received)
-        await self._check_room(total, received)
+        await self.check_room(total, received)
         opened = await _on_disk(in_thread(Part, place, part.start))
         try:
             await self._fill(request.content, opened, part)
@@ -148,7 +154,7 @@ class Uploads:
         finally:
             opened.close()
 
-    async def _adopt(self, place: Place) -> Receipt | None:
+    async def adopt(self, place: Place) -> Receipt | None:
         """Acknowledge a whole file whose receipt is missing: the agent died between the rename and the receipt."""
         if not await asyncio.to_thread(place.final.is_file):
             return None
@@ -158,7 +164,13 @@ class Uploads:
         size = (await asyncio.to_thread(place.final.stat)).st_size
         return await self._receipts.add(place.final.name, place.path, size)
 
-    async def _check_room(self, total: int, received: int) -> None:
+    async def check_room(self, total: int, received: int) -> None:
+        """Do nothing where an artifact of ``total`` bytes fits, of which ``received`` are here.
+
+        Raises:
+            Refusal: It is too large for this agent, or the disk has not the room.
+
+        """
         if total > self._limits.upload_bytes:
             message = f"an artifact of {total} bytes is above the limit of {self._limits.upload_bytes}"
             raise _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)

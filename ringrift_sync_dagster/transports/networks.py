@@ -33,6 +33,11 @@ class TrustedNetworks:
     def __init__(self, networks: Iterable[str | IPNetwork] = DEFAULT_TRUSTED) -> None:
         self._networks = tuple(ipaddress.ip_network(str(network)) for network in networks)
 
+    @property
+    def networks(self) -> tuple[IPNetwork, ...]:
+        """The given networks."""
+        return self._networks
+
     def holds(self, address: str) -> bool:
         """Say whether an IP address is loopback or in one of the networks; a text that is no address is not."""
         parsed = _parsed(address)

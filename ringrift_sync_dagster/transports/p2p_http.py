@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -33,6 +34,22 @@ NAME: Final = "p2p_http"
 _SLOWEST_VERIFY: Final = 50_000_000  # bytes per second that a node's disk reads at least, while it verifies a push
 
 _JSON: Final = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What came of an order to pull.
+
+    Args:
+        pushed: As if we had pushed it ourselves; None where no source served.
+        source: The node that served; empty where the artifact was there already.
+        failures: What each source did that failed: ``node``, ``error``, ``kind`` and ``message``.
+
+    """
+
+    pushed: Pushed | None
+    source: str
+    failures: tuple[Mapping[str, str], ...]
 
 
 class P2PHttpTransport:
@@ -152,6 +169,32 @@ class P2PHttpTransport:
             path = f"/v1/incoming/{origin_node}/{artifact.sha256}"
             resumed_from, receipt = self._send(path, artifact, body, deadline)
             return Pushed(body.moved, resumed_from, monotonic() - started, receipt, NAME)
+
+    def pull(self, artifact: Artifact, order: dict[str, Any], *, deadline: Deadline) -> Pulled:
+        """Let the node fetch an artifact from another one; give its receipt, or why no source served.
+
+        Args:
+            artifact: What it is to fetch.
+            order: The order, as ``agent.pulls`` reads it.
+            deadline: When the answer must be here.
+
+        Raises:
+            SyncError: As in ``base``; the node itself could not be asked, or refused.
+
+        """
+        started = monotonic()
+        ask = Ask("POST", "/v1/pull", headers=_JSON, body=json.dumps(order).encode(), patient=True)
+        answer = self._channel.json(ask, deadline)
+        failures = answer.get("failures")
+        named = [one for one in failures if isinstance(one, dict)] if isinstance(failures, list) else []
+        told = tuple({str(key): str(value) for key, value in one.items()} for one in named)
+        if answer.get("receipt") is None:
+            return Pulled(None, "", told)
+        moved = answer.get("bytes_moved")
+        moved = moved if isinstance(moved, int) and 0 <= moved <= artifact.size_bytes else 0
+        receipt = self._receipt(answer, artifact)
+        pushed = Pushed(moved, artifact.size_bytes - moved, monotonic() - started, receipt, NAME)
+        return Pulled(pushed, str(answer.get("source", "")), told)
 
     def forget(self, artifact: Artifact, *, deadline: Deadline) -> None:
         """Let the node delete its copy. Idempotent."""
