@@ -21,6 +21,7 @@ SyncError
     TransferCancelledError ours    we stopped it ourselves
     TransferUnderWayError  ours    another process of ours transfers this very artifact now; wait for it
     AdmissionRefusedError  ours    a disk or the memory would pass its limit; nothing was moved
+  InvalidFileError         stop    a file is no whole npz or model; nothing that is published changed
   PackRefusedError         stop    this artifact is set aside, and nothing of it was merged; other artifacts go on
   LeaseHeldError           ours    another process does this work now
   LeaseLostError           ours    our lease ran out while we worked; the work was not committed
@@ -272,6 +273,24 @@ class PackRefusedError(SyncError):
 
     def __str__(self) -> str:
         return f"{self.node}: pack {self.artifact[:12]} is refused and nothing of it was merged: {self.reason}"
+
+
+class InvalidFileError(SyncError):
+    """A file is not a whole npz or model, or not one of its config; nothing that is published changed.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it.
+
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 class LeaseHeldError(SyncError):

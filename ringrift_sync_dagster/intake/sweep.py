@@ -19,6 +19,7 @@ from ringrift_sync_dagster.intake.rows import RowsAccepted, RowsIntake
 from ringrift_sync_dagster.node.packfile import holds_records
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.leases import hold
+from ringrift_sync_dagster.state.versions import known_contents
 from ringrift_sync_dagster.storage.files import sha256_file
 
 PARTIAL_KEEP_SECONDS: Final = 24 * 3600.0
@@ -32,8 +33,10 @@ def sweep(intake: GamesIntake, rows: RowsIntake, trigger: str) -> list[Accepted 
     accepted: list[Accepted | RowsAccepted] = []
     for path in list(_files(intake)):
         try:
-            if path.suffix == ".part" or (SHA256.fullmatch(path.name) and _is_file(path)):
+            if path.suffix == ".part":
                 _drop_old(path)
+            elif SHA256.fullmatch(path.name) and _is_file(path):
+                _drop_known(intake, path)
             elif SHA256.fullmatch(path.name):
                 taken = _take(intake, rows, path, trigger)
                 accepted += [taken] if taken else []
@@ -78,6 +81,14 @@ def _take(intake: GamesIntake, rows: RowsIntake, path: Path, trigger: str) -> Ac
     partition = Partition(intake.config_of(arrival), path.parent.name)
     with hold(intake.state, collecting(partition)):
         return intake.accept(arrival) if path.exists() else None
+
+
+def _drop_known(intake: GamesIntake, path: Path) -> None:
+    """Remove a file whose content was taken in already: its process died before it could."""
+    if known_contents(intake.state, path.name):
+        path.unlink(missing_ok=True)
+    else:
+        _drop_old(path)
 
 
 def _drop_old(path: Path) -> None:

@@ -42,6 +42,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "pack_max_games": "RINGRIFT_SYNC_PACK_MAX_GAMES",
     "pack_max_bytes": "RINGRIFT_SYNC_PACK_MAX_BYTES",
     "short_after_seconds": "RINGRIFT_SYNC_SHORT_AFTER_SECONDS",
+    "keep_versions": "RINGRIFT_SYNC_KEEP_VERSIONS",
 }
 # Setting -> key of the inventory's section auto_sync.
 AUTO_SYNC_KEYS: Final[Mapping[str, str]] = {
@@ -105,6 +106,7 @@ class Settings(BaseSettings):
         pack_max_games: Games in one pack, at most.
         pack_max_bytes: Bytes of rows in one pack before compression, about.
         short_after_seconds: Stillness after which a finished game without all its moves is reported as short.
+        keep_versions: Replaced versions of an npz (and, on nodes, of a model) that stay and can be put back.
         agent_port: Port of the node service where the inventory says nothing else.
 
     """
@@ -129,6 +131,7 @@ class Settings(BaseSettings):
     pack_max_games: int = Field(default=2000, ge=1)
     pack_max_bytes: int = Field(default=32 * 1024 * 1024, ge=1)
     short_after_seconds: Seconds = 600.0
+    keep_versions: int = Field(default=3, ge=0)
     agent_port: int = Field(default=8765, ge=1, le=65535)
 
     _warnings: tuple[Problem, ...] = PrivateAttr(default=())

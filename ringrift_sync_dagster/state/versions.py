@@ -150,6 +150,22 @@ def publish(
         return now
 
 
+def raise_serial(store: StateStore, data_type: str, config: str, above: int) -> None:
+    """Let the serial of a config be larger than one that a node has seen; idempotent.
+
+    A state database that was lost or restored begins to count anew, and its orders would be taken for old ones.
+    """
+    mine = (published.c.data_type == data_type) & (published.c.config == config) & (published.c.serial <= above)
+    with store.begin() as connection:
+        connection.execute(sa.update(published).where(mine).values(serial=above + 1))
+
+
+def known_contents(store: StateStore, sha256: str) -> bool:
+    """Whether any config has met this content, whatever became of it."""
+    with store.read() as connection:
+        return connection.execute(sa.select(versions.c.id).where(versions.c.sha256 == sha256)).first() is not None
+
+
 def version_of(store: StateStore, data_type: str, config: str, sha256: str) -> Version | None:
     """Give what is known of a content; None when nothing is."""
     found = _versions(store, sa.select(versions).where(_of(data_type, config, sha256)))

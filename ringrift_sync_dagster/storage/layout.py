@@ -6,16 +6,20 @@ Source: architecture.md, 1 (canonical store, incoming); domain.md, 1.2 (``data/g
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ringrift_sync_dagster.core.model import SHA256, checked_node_name
+from ringrift_sync_dagster.core.model import SHA256, DataType, checked_node_name
 from ringrift_sync_dagster.node.patterns import CONFIGS
 from ringrift_sync_dagster.storage.files import make_dirs
 
 SCRATCH_DIR: Final = "data/.ringrift-sync"
 """Our own files on a node; the leading dot keeps every scan out of it."""
+
+
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=-]{0,180}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,25 @@ class Layout:
     def models(self) -> Path:
         """The directory of the models: the links that players load; what they lead to lies in ``versions/``."""
         return self.root / "models"
+
+    def version(self, data_type: DataType, config: str, name: str, sha256: str) -> Path:
+        """Where a version of an npz or model file lies, named by its content.
+
+        Args:
+            data_type: ``npz`` or ``models``.
+            config: The config.
+            name: The file's name where it came from; a model keeps its stem and suffix.
+            sha256: The content.
+
+        Raises:
+            ValueError: The digest or the name is not usable.
+
+        """
+        if not SHA256.fullmatch(sha256) or not _FILE_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} with SHA-256 {sha256!r} cannot name a version")
+        if data_type is DataType.NPZ:
+            return self.training / f"{config}.{sha256[:12]}.npz"
+        return self.models / "versions" / f"{Path(name).stem}.{sha256[:12]}{Path(name).suffix}"
 
     def incoming(self, node: str) -> Path:
         """The directory in which the bytes of a node land first.

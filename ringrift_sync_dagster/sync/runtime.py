@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ringrift_sync_dagster.core.breaker import CircuitBreakerConfig
 from ringrift_sync_dagster.errors import ConfigError, Problem, TokenError
+from ringrift_sync_dagster.intake.files import FilesIntake
 from ringrift_sync_dagster.intake.games import GamesIntake
 from ringrift_sync_dagster.intake.rows import RowsIntake
 from ringrift_sync_dagster.settings import clock
@@ -39,6 +40,7 @@ class Runtime:
         layout: The owner's disk, which is this machine's.
         intake: What takes in games that have arrived.
         rows: What takes in rows of matches and registry that have arrived.
+        files: What takes in npz and models that have arrived, and publishes them.
         bandwidth: Who may move bytes now, and how fast.
         ladder: The ways to nodes.
 
@@ -50,6 +52,7 @@ class Runtime:
     layout: Layout
     intake: GamesIntake
     rows: RowsIntake
+    files: FilesIntake
     bandwidth: BandwidthManager
     ladder: Ladder
 
@@ -83,7 +86,8 @@ class Runtime:
             ladder = Ladder(settings, inventory, state, owner, forced=transport, breakers=breakers)
             try:
                 games, rows = GamesIntake(owner, state, layout), RowsIntake(owner, state, layout)
-                yield cls(settings, inventory, state, layout, games, rows, bandwidth, ladder)
+                files = FilesIntake(owner, state, layout, settings.keep_versions)
+                yield cls(settings, inventory, state, layout, games, rows, files, bandwidth, ladder)
             finally:
                 bandwidth.close()
         finally:
