@@ -141,10 +141,10 @@ class FilesMover:
         """Under which name the digests of nodes' files are remembered."""
         return f"{self.data_type}:hashes"
 
-    def down(self, work: Work, files: Sequence[NodeFile]) -> Errors:  # noqa: ARG002 - the contract
+    def down(self, work: Work, files: Sequence[NodeFile]) -> Errors:
         """Bring the published version, and switch the node's names."""
         try:
-            self.distribution.bring(work, self.data_type)
+            self.distribution.bring(work, files)
         except RemoteCallError as error:
             if error.code == "uncollected":
                 work.notes.append(Note(work.partition.node, "", error.code, error.message))
@@ -157,4 +157,4 @@ class FilesMover:
 
 def make_files_mover(data_type: DataType, runtime: Runtime) -> FilesMover:
     """The mover of a data type for one pass."""
-    return FilesMover(data_type, runtime.files, Distribution(runtime))
+    return FilesMover(data_type, runtime.files, Distribution(runtime, data_type))

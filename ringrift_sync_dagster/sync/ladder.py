@@ -72,6 +72,10 @@ class Ladder:
             node, self._makers(node), self._state, config=self.breakers, remembers=self._forced is None
         )
 
+    def agent_of(self, node: Node) -> P2PHttpTransport:
+        """The node's agent by itself, for what only an agent can do; close it after use."""
+        return self._p2p(node)
+
     def each(self, node: Node) -> dict[Rung, Transport]:
         """A transport for every rung of a node by itself; close each after use."""
         return {rung: make() for rung, make in self._makers(node).items()}
@@ -85,7 +89,7 @@ class Ladder:
             makers[Rung.BASE64] = lambda: base64_transport(node, self._ssh(Rung.BASE64))
         return {rung: make for rung, make in makers.items() if self._forced in (None, rung)}
 
-    def _p2p(self, node: Node) -> Transport:
+    def _p2p(self, node: Node) -> P2PHttpTransport:
         tunnel = Tunnel(SshEndpoint(node, self._ssh(Rung.P2P), Rung.P2P)) if node.ssh_addresses else None
         return P2PHttpTransport(
             node, self._token, trusted_networks=self._inventory.trusted_networks,

@@ -97,19 +97,29 @@ def push(
 
     """
     wanted = _request(artifact, partition, trigger, "push", priority, disk=partition.node)
-    disk = _disk_of_node(transport)
+    disk = disk_of_node(transport)
     with runtime.bandwidth.transfer(wanted) as transfer:
-        reserved = admission.reserved(runtime.state, partition.node, up_to=transfer.id)
-        why = "" if disk is None else disk_refusal(disk, runtime.bandwidth.disk_limits, reserved_bytes=reserved)
-        if why:
-            message = f"artifact {artifact.sha256[:12]} is not pushed: the disk of {partition.node}: {why}"
-            raise AdmissionRefusedError(partition.node, "", message)
+        check_room(runtime, disk, artifact, partition, transfer.id)
         pushed = transport.push(
             artifact, source, runtime.intake.owner, deadline=_deadline(rescue=False), progress=transfer.progress,
             cancel=transfer.cancel, pacer=transfer.pacer,
         )  # fmt: skip
         transfer.done(pushed)
     return pushed
+
+
+def check_room(runtime: Runtime, disk: Disk | None, artifact: Artifact, partition: Partition, transfer_id: int) -> None:
+    """Do nothing where the node's disk has the room for a transfer, and for those that came before it.
+
+    Raises:
+        AdmissionRefusedError: It would pass the inventory's limits.
+
+    """
+    reserved = admission.reserved(runtime.state, partition.node, up_to=transfer_id)
+    why = "" if disk is None else disk_refusal(disk, runtime.bandwidth.disk_limits, reserved_bytes=reserved)
+    if why:
+        message = f"artifact {artifact.sha256[:12]} is not pushed: the disk of {partition.node}: {why}"
+        raise AdmissionRefusedError(partition.node, "", message)
 
 
 def _request(
@@ -134,7 +144,7 @@ def _deadline(*, rescue: bool) -> clock.Deadline:
     return clock.Deadline.after(LONGEST_RESCUE_SECONDS if rescue else LONGEST_SECONDS)
 
 
-def _disk_of_node(transport: Transport) -> Disk | None:
+def disk_of_node(transport: Transport) -> Disk | None:
     """Ask the node for its disk; None where it cannot tell, and then the receiver alone refuses what does not fit."""
     try:
         answer = transport.call("disk", {}, deadline=clock.Deadline.after(DISK_SECONDS))
