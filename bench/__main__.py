@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from bench import games, transports
+from bench import datatypes, games, transports
 from bench.command import main
 
-PARTS = (*games.PARTS, *transports.PARTS)
+PARTS = (*games.PARTS, *transports.PARTS, *datatypes.PARTS)
 
 if __name__ == "__main__":
     sys.exit(main(PARTS, sys.argv[1:]))

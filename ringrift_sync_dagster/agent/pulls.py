@@ -126,6 +126,7 @@ class Pulls:
         if not source:
             log.warning("no source served artifact=%s failures=%s", place.final.name, failures)
             return json_answer({"receipt": None, "source": "", "bytes_moved": 0, "failures": failures})
+        await self._uploads.note(place)
         receipt = await self._receipts.add(place.final.name, place.path, pull.artifact.size_bytes)
         self._metrics.bytes_received.inc(moved)
         self._metrics.artifacts_received.inc()

@@ -27,6 +27,7 @@ from ringrift_sync_dagster.agent.metrics import Metrics
 from ringrift_sync_dagster.agent.ranges import Slice, pushed_slice
 from ringrift_sync_dagster.agent.receipts import ReceiptBook, as_json
 from ringrift_sync_dagster.errors import LocalDiskError
+from ringrift_sync_dagster.node.keeping import note_verified
 from ringrift_sync_dagster.state.receipts import Receipt
 from ringrift_sync_dagster.storage.files import sha256_file
 
@@ -164,6 +165,12 @@ class Uploads:
         size = (await asyncio.to_thread(place.final.stat)).st_size
         return await self._receipts.add(place.final.name, place.path, size)
 
+    async def note(self, place: Place) -> None:
+        """Note the state in which a large artifact was verified; without the note it is only read once more."""
+        if not self._taken_in:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(note_verified, str(place.final))
+
     async def check_room(self, total: int, received: int) -> None:
         """Do nothing where an artifact of ``total`` bytes fits, of which ``received`` are here.
 
@@ -228,6 +235,7 @@ class Uploads:
             message = f"the {total} bytes received are not {place.final.name}; they were removed, send them again"
             raise _refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "checksum", message, 0)
         await _on_disk(in_thread(opened.install))
+        await self.note(place)
         receipt = await self._receipts.add(place.final.name, place.path, total)
         self._metrics.artifacts_received.inc()
         log.info("received artifact=%s path=%s size_bytes=%d", place.final.name, place.path, total)

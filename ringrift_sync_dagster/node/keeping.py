@@ -4,6 +4,7 @@
     <scratch>/artifacts/<sha256>.json        the note of a registered file: its path, inode, size and mtime
     <scratch>/incoming/<node>/<sha256>.part  what has arrived so far; its length is all that is known of it
     <scratch>/incoming/<node>/<sha256>       whole, verified and durable
+    <scratch>/incoming/<node>/<sha256>.verified  of a large one: the inode, size and mtime that it had then
 
 It is the agent's layout, so that the bytes of one transport serve the next. A database is never served as a file.
 """
@@ -17,10 +18,13 @@ import os
 import stat
 from typing import Any, Dict, Optional
 
+from . import packfile
 from .errors import KitError
 from .roots import Roots
 
 _CHUNK_BYTES = 1 << 20
+NOTED_BYTES = 1 << 20
+"""Smaller artifacts are read again in no time, and most are packs, which leave no note behind."""
 _NOTE_MAX_BYTES = 4 << 20
 _SQLITE_NAMES = (".db", ".db3", ".sqlite", ".sqlite3", "-wal", "-shm", "-journal")
 # O_NONBLOCK: a FIFO under the name must not hold whoever opens it.
@@ -126,9 +130,26 @@ def accept(scratch: str, node: str, sha256: str, size: int, now: float) -> Dict[
     with contextlib.suppress(FileNotFoundError):  # another push of the same bytes was faster
         os.replace(part, final)
     receipt = _receipt(final, sha256, size)
+    if receipt is not None:
+        note_verified(final)
     if receipt is None:
         raise KitError("missing", "the artifact vanished when it had just arrived", sha256)
     return {"receipt": receipt}
+
+
+def note_verified(final: str) -> None:
+    """Note the state in which a large artifact was verified, so that whoever installs it need not read it again."""
+    found = os.lstat(final)
+    if found.st_size >= NOTED_BYTES:
+        packfile.write_json(f"{final}.verified", {"state": [found.st_ino, found.st_size, found.st_mtime_ns]})
+
+
+def is_verified(final: str) -> bool:
+    """Say whether an artifact is as it was when it was verified; False where that was not noted."""
+    found = _stat(final)
+    return found is not None and _note(f"{final}.verified").get("state") == [
+        found.st_ino, found.st_size, found.st_mtime_ns,
+    ]  # fmt: skip
 
 
 def _receipt(final: str, sha256: str, size: int) -> Optional[Dict[str, Any]]:

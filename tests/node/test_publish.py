@@ -14,7 +14,7 @@ import pytest
 
 from ringrift_sync_dagster.node import faults
 from ringrift_sync_dagster.node.errors import KitError
-from ringrift_sync_dagster.node.keeping import locate
+from ringrift_sync_dagster.node.keeping import NOTED_BYTES, is_verified, locate, note_verified
 from ringrift_sync_dagster.node.ops import OPS, Context
 from ringrift_sync_dagster.node.roots import Roots
 
@@ -289,3 +289,25 @@ def test_killed_at_any_step_the_names_lead_to_whole_files_and_the_same_order_fin
     left = {path.read_bytes() for path in (host.models / "versions").glob("*.pth")}
     assert {b"new", b"own"} <= left
     assert not [path for path in host.models.rglob(".*") if not path.is_dir()]
+
+
+def test_a_large_artifact_that_changed_after_it_was_verified_is_read_again(host: Host) -> None:
+    order = host.order(b"x" * NOTED_BYTES, 1)
+    arrived = host.scratch / "incoming/owner" / order["artifact"]
+    note_verified(str(arrived))
+    assert is_verified(str(arrived))
+    arrived.write_bytes(b"y" * NOTED_BYTES)
+
+    with pytest.raises(KitError) as error:
+        host.call("publish", **order)
+
+    assert error.value.code == "checksum"
+
+
+def test_the_note_of_a_verified_artifact_goes_with_it(host: Host) -> None:
+    order = host.order(b"x" * NOTED_BYTES, 1)
+    note_verified(str(host.scratch / "incoming/owner" / order["artifact"]))
+
+    host.call("publish", **order)
+
+    assert not list((host.scratch / "incoming/owner").iterdir())
