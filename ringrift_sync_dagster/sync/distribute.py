@@ -99,7 +99,7 @@ class Distribution:
 
         """
         found = published_version(self._runtime.state, self._data_type.value, work.partition.config)
-        if found is None or self._has_it(work, found[0], _tokens(files, work.partition.config)):
+        if found is None or self._has_it(work, *found, _tokens(files, work.partition.config)):
             return
         for _ in range(_SWITCHES):
             self._publish(work, *found)
@@ -110,15 +110,23 @@ class Distribution:
         message = f"{work.partition}: another version was published {_SWITCHES} times meanwhile; the next pass goes on"
         raise SyncError(message)
 
-    def _has_it(self, work: Work, published: Published, tokens: Mapping[str, str]) -> bool:
+    def _has_it(self, work: Work, published: Published, version: Version, tokens: Mapping[str, str]) -> bool:
         """Whether the node has what is published: as far as we remember, else by its own word, which is remembered."""
         if not work.order.force and self._is_known_to_be_there(work, published, tokens):
             return True
         if not self._is_there(work, published):
             return False
-        self._place(work, published, _path_on_node(self._data_type, published), tokens)
+        path = _path_on_node(self._data_type, published)
+        if self._was_recorded(work, published):
+            self._place(work, published, path, tokens)
+        else:  # whoever brought it died before it could say so
+            self._record(work, published, version, _Delivery(), path, 0.0)
         self._learn(published.sha256, work.node)
         return True
+
+    def _was_recorded(self, work: Work, published: Published) -> bool:
+        before = placement_of(self._runtime.state, work.node.name, self._data_type.value, work.partition.config)
+        return before is not None and (before.content, before.serial) == (published.sha256, published.serial)
 
     def _publish(self, work: Work, published: Published, version: Version) -> None:
         """Order the node to use a version; bring the bytes when it says that it lacks them."""

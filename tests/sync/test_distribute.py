@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +16,7 @@ import pytest
 
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+from ringrift_sync_dagster.demo.processes import CHECKOUT
 from ringrift_sync_dagster.demo.ssh_nodes import WITH_RSYNC
 from ringrift_sync_dagster.node import faults
 from ringrift_sync_dagster.settings.settings import Settings, load_settings
@@ -282,3 +285,40 @@ def test_where_the_state_was_lost_the_serial_catches_up_with_the_nodes(owner: Ow
     assert failures(owner.distribute(NODES[0])) == {}
 
     assert owner.model(NODES[0]).read_bytes() == weights(4, 1000)
+
+
+# One pass in a process of its own, which dies as by kill -9 at the point that it is told.
+DYING = """
+import os, sys
+from pathlib import Path
+from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+from ringrift_sync_dagster.node import faults
+from ringrift_sync_dagster.settings.settings import load_settings
+from tests.sync.distributing import Owner
+home, hosts, token, point, node = sys.argv[1:]
+faults.hook = lambda name: os.kill(os.getpid(), 9) if name == point else None
+settings = load_settings(
+    home=Path(home), hosts=Path(hosts), root=Path(home) / "root", state_url=f"sqlite:///{home}/state.db",
+    token_file=Path(token),
+)
+Owner(None, settings).distribute(node)
+"""
+
+
+@pytest.mark.parametrize("point", ["bring.delivered", "bring.published"])
+def test_killed_at_any_step_the_next_pass_ends_right(owner: Owner, point: str) -> None:
+    sha = owner.promote(weights(1, 1000))
+    settings, node = owner.settings, NODES[0]
+    given = [str(settings.home), str(settings.hosts), str(settings.token_file), point, node]
+    died = subprocess.run([sys.executable, "-c", DYING, *given], check=False, cwd=CHECKOUT)
+    assert died.returncode == -9
+
+    assert failures(owner.distribute(node)) == {}
+
+    assert owner.model(node).read_bytes() == weights(1, 1000)
+    with Runtime.open(settings) as runtime:
+        placement = placement_of(runtime.state, node, "models", CONFIG)
+        assert has_receipt(runtime.state, sha, node)
+        (change,) = recent_changes(runtime.state)
+    assert placement is not None
+    assert (placement.content, change.counts) == (sha, {"brought": 1})
