@@ -8,7 +8,7 @@ from typing import Final
 import dagster as dg
 
 from ringrift_sync_dagster.defs.assets import cluster_data
-from ringrift_sync_dagster.defs.jobs import collect_games_job, games_job
+from ringrift_sync_dagster.defs.jobs import asset_jobs, collect_games_job, move_data_job
 from ringrift_sync_dagster.defs.resources import (
     BandwidthResource,
     CircuitBreakerResource,
@@ -23,7 +23,7 @@ _transports = TransportResource.configure_at_launch()
 
 defs: Final = dg.Definitions(
     assets=[cluster_data],
-    jobs=[games_job, collect_games_job],
+    jobs=[*asset_jobs, collect_games_job, move_data_job],
     sensors=[inventory_sensor],
     # Each may be set in the launchpad by itself, and the one that opens everything sees what was set.
     resources={

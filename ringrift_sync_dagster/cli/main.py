@@ -18,7 +18,9 @@ from ringrift_sync_dagster.cli.lazy import LazyGroup, Verb
 EXIT_FAILED: Final = 1
 
 VERBS: Final = {
-    "sync": Verb("sync", "sync", "Collect data from nodes now."),
+    "sync": Verb("sync", "sync", "Move data between nodes and their owner now."),
+    "promote": Verb("versions", "promote", "Make a model the promoted one of its config."),
+    "versions": Verb("versions", "versions", "See versions of npz and models, and put one back."),
     "status": Verb("status", "status", "Show nodes, partitions, running transfers and what waits to be recorded."),
     "hosts": Verb("hosts", "hosts", "Look after the inventory (hosts/*.yaml)."),
     "token": Verb("tokens", "token", "Sign a token for a node."),

@@ -1,10 +1,10 @@
-"""``sync``: collect data from nodes now, without Dagster; the next Dagster run records what changed."""
+"""``sync``: move data between nodes and their owner now, without Dagster; the next Dagster run records what changed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 TRANSPORTS: Final = ("p2p", "rsync", "base64")
 """As the guide names them; ``core.escalation.FORCED`` has the same."""
 
-MOVED: Final = ("games",)
-"""The data types that this version moves."""
-
 NAMED_ASIDE: Final = 20
 """Games set aside that are named one by one; `quarantine list` has them all."""
 
@@ -29,6 +26,8 @@ EXAMPLES: Final = """\b
 Examples:
   ringrift-sync sync --type games --config hex8_2p
   ringrift-sync sync --config hex8_2p --config square8_2p --node vast-12345
+  ringrift-sync sync --type npz --type models --up
+  ringrift-sync sync --type models --to vast-12345
   ringrift-sync sync --node vast-12345 --transport rsync
 """
 
@@ -49,8 +48,9 @@ class ConfigName(click.ParamType[str]):
 
 @click.command(context_settings=CONTEXT, epilog=EXAMPLES)
 @click.option(
-    "--type", "data_type", type=click.Choice(DATA_TYPES), default="games", show_default=True, help="What to collect."
-)
+    "--type", "data_types", type=click.Choice(DATA_TYPES), multiple=True,
+    help="Only this data type; may be given again. By default all five.",
+)  # fmt: skip
 @click.option(
     "--config",
     "configs",
@@ -59,44 +59,47 @@ class ConfigName(click.ParamType[str]):
     help="Only this config, such as hex8_2p; may be given again.",
 )
 @click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node; may be given again.")
+@click.option("--up", "up", is_flag=True, help="Only bring data from nodes.")
+@click.option("--down", "down", is_flag=True, help="Only bring data to nodes.")
+@click.option("--to", "to", multiple=True, metavar="NAME", help="Bring this node everything, whatever it does.")
+@click.option("--recover", is_flag=True, help="Also collect what was brought to nodes, and their own canonical files.")
+@click.option("--force", is_flag=True, help="Also let a worse npz replace a better one.")
 @click.option("--transport", type=click.Choice(TRANSPORTS), help="Only this transport; by default each in order.")
 @verb("hosts", "root", "state-url")
-def sync(
-    session: Session, data_type: str, configs: tuple[str, ...], nodes: tuple[str, ...], transport: str | None
-) -> int:
-    """Collect data from nodes now: every partition is tried, and the exit code is 1 when one failed."""
-    from ringrift_sync_dagster.sync.collect import collect
+def sync(session: Session, /, transport: str | None, **chosen: Any) -> int:  # noqa: ANN401 - what click gives
+    """Move data between nodes and their owner now.
+
+    Every partition is tried, and the exit code is 1 when one failed. Without --up and --down data goes both ways.
+    """
+    from ringrift_sync_dagster.core.model import DataType
+    from ringrift_sync_dagster.sync.collect import Request, move
     from ringrift_sync_dagster.sync.runtime import Runtime
 
-    if data_type not in MOVED:
-        raise click.BadParameter(f"this version moves {', '.join(MOVED)}, not {data_type} yet", param_hint="--type")
+    types = [DataType(name) for name in chosen["data_types"]] or None
+    both = chosen["up"] == chosen["down"]
+    request = Request(
+        types, chosen["configs"] or None, chosen["nodes"] or None, "cli", up=both or chosen["up"],
+        down=both or chosen["down"], to=chosen["to"], recover=chosen["recover"], force=chosen["force"],
+    )  # fmt: skip
     with Runtime.open(session.settings(), transport=transport or "") as runtime:
-        for name in nodes:
+        for name in (*chosen["nodes"], *chosen["to"]):
             runtime.inventory.get(name)
-        report = collect(runtime, configs=configs or None, nodes=nodes or None, trigger="cli")
+        reports = move(runtime, request)
     if session.as_json:
-        show_json(_json(data_type, report))
+        told = [_json(data_type.value, report) for data_type, report in reports.items()]
+        show_json(told[0] if len(told) == 1 else {"ok": all(one["ok"] for one in told), "types": told})
     else:
-        _show(data_type, report)
-    return 1 if report.failures else 0
+        for data_type, report in reports.items():
+            _show(data_type.value, report)
+    return 1 if any(report.failures for report in reports.values()) else 0
 
 
 def _show(data_type: str, report: CollectReport) -> None:
-    columns = (
-        "partition",
-        "result",
-        "new",
-        "same",
-        "other",
-        "aside",
-        "waiting",
-        "moved",
-        "seconds",
-        "via",
-        "canonical",
-    )
-    rows = [_row(outcome) for outcome in report.outcomes]
-    show_table(data_type, columns, rows, empty="no partition to collect: no node of the inventory is ready")
+    games = data_type == "games"
+    counted = ("new", "same", "other", "aside", "waiting") if games else ("what", "aside")
+    columns = ("partition", "result", *counted, "moved", "seconds", "via", *(("canonical",) if games else ()))
+    rows = [_row(outcome) if games else _counted_row(outcome) for outcome in report.outcomes]
+    show_table(data_type, columns, rows, empty="no partition to move: no node of the inventory is ready")
     for line in aside_lines(report):
         click.echo(clean(line))
     for note in report.notes:
@@ -104,7 +107,9 @@ def _show(data_type: str, report: CollectReport) -> None:
     for line in failure_lines(report.failures):
         click.echo(clean(f"ringrift-sync: {line}"), err=True)
     new = sum(outcome.games_new for outcome in report.outcomes)
-    click.echo(f"{len(rows)} partitions, {len(report.failures)} failed, {new} new games, {report.seconds:.1f} s")
+    changed = sum(outcome.changed for outcome in report.outcomes)
+    told = f"{new} new games" if games else f"{changed} changed"
+    click.echo(f"{len(rows)} partitions, {len(report.failures)} failed, {told}, {report.seconds:.1f} s")
 
 
 def aside_lines(report: CollectReport) -> list[str]:
@@ -135,6 +140,16 @@ def _row(outcome: Outcome) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+def _counted_row(outcome: Outcome) -> tuple[object, ...]:
+    """A row of a data type whose numbers have names: only those that are not 0 are told."""
+    result = "failed" if outcome.failure is not None else "changed" if outcome.changed else "unchanged"
+    what = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in outcome.counts.items() if count)
+    return (
+        outcome.partition.key, result, what, len(outcome.set_aside), size(outcome.bytes_moved), outcome.seconds,
+        outcome.transport,
+    )  # fmt: skip
+
+
 def _json(data_type: str, report: CollectReport) -> dict[str, object]:
     outcomes = [_outcome_json(outcome) for outcome in report.outcomes]
     notes = [asdict(note) for note in report.notes]
@@ -158,6 +173,7 @@ def _outcome_json(outcome: Outcome) -> dict[str, object]:
         "revised": outcome.revised,
         "renamed": outcome.renamed,
         "annotated": outcome.annotated,
+        "counts": dict(outcome.counts),
         "set_aside": [asdict(thing) for thing in outcome.set_aside],
         "waiting": outcome.waiting,
         "bytes_moved": outcome.bytes_moved,

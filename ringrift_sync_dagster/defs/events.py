@@ -18,11 +18,10 @@ def answer_event(
     data_type: DataType, partition: Partition, outcome: str, canonical_games: int | None
 ) -> dg.AssetMaterialization:
     """Give the event of a partition that was looked at and had nothing to record; only a backfill asks for it."""
-    metadata: dict[str, dg.MetadataValue] = {
-        "outcome": dg.MetadataValue.text(outcome),
-        "games_new": dg.MetadataValue.int(0),
-    }
-    return _event(data_type, partition, metadata | _canonical(canonical_games))
+    metadata: dict[str, dg.MetadataValue] = {"outcome": dg.MetadataValue.text(outcome)}
+    if data_type is DataType.GAMES:
+        metadata |= {"games_new": dg.MetadataValue.int(0), **_canonical(canonical_games)}
+    return _event(data_type, partition, metadata)
 
 
 def _event(data_type: DataType, partition: Partition, metadata: dict[str, dg.MetadataValue]) -> dg.AssetMaterialization:
@@ -36,23 +35,15 @@ def _event(data_type: DataType, partition: Partition, metadata: dict[str, dg.Met
 
 def _changed_metadata(changes: Sequence[Change]) -> dict[str, dg.MetadataValue]:
     """Units: bytes are those that moved, seconds run from the first byte to the commit, lag is the largest."""
-    numbers = {
-        "games_new": sum(change.games_new for change in changes),
-        "games_total": sum(_games(change) for change in changes),
-        "games_revised": sum(change.games_revised for change in changes),
-        "games_renamed": sum(change.games_renamed for change in changes),
-        "games_annotated": sum(change.games_annotated for change in changes),
-        "set_aside": sum(change.set_aside for change in changes),
-        "bytes": sum(change.size_bytes for change in changes),
-    }
     lags = [change.lag_seconds for change in changes if change.lag_seconds is not None]
     lag = {"lag_seconds": dg.MetadataValue.float(round(max(lags), 3))} if lags else {}
+    counted = [change.canonical_games for change in changes if change.canonical_games is not None]
     return {
         "outcome": dg.MetadataValue.text("changed"),
-        **{name: dg.MetadataValue.int(number) for name, number in numbers.items()},
+        **{name: dg.MetadataValue.int(number) for name, number in _numbers(changes).items()},
         "seconds": dg.MetadataValue.float(round(sum(change.seconds for change in changes), 3)),
         **lag,
-        **_canonical(changes[-1].canonical_games),
+        **_canonical(counted[-1] if counted else None),
         "transport": _names(change.transport for change in changes),
         "trigger": _names(change.trigger for change in changes),
         "direction": _names(change.direction for change in changes),
@@ -60,7 +51,40 @@ def _changed_metadata(changes: Sequence[Change]) -> dict[str, dg.MetadataValue]:
         "changed_at": dg.MetadataValue.timestamp(changes[-1].at),
         "artifact": dg.MetadataValue.json(_distinct(change.artifact for change in changes)),
         "change_ids": dg.MetadataValue.json([change.change_id for change in changes]),
+        "by_transport": _by_transport(changes),
     }
+
+
+def _numbers(changes: Sequence[Change]) -> dict[str, int]:
+    """Sums: those of games where it is about games, else the counts that the changes carry; up and down told apart."""
+    numbers = {"set_aside": sum(change.set_aside for change in changes)}
+    if changes[0].data_type == DataType.GAMES.value:
+        numbers |= {
+            "games_new": sum(change.games_new for change in changes),
+            "games_total": sum(_games(change) for change in changes),
+            "games_revised": sum(change.games_revised for change in changes),
+            "games_renamed": sum(change.games_renamed for change in changes),
+            "games_annotated": sum(change.games_annotated for change in changes),
+        }
+    for change in changes:
+        for name, number in change.counts.items():
+            numbers[name] = numbers.get(name, 0) + number
+    for direction in ("up", "down"):
+        numbers[f"{direction}_bytes"] = sum(one.size_bytes for one in changes if one.direction == direction)
+    return {**numbers, "bytes": sum(change.size_bytes for change in changes)}
+
+
+def _by_transport(changes: Sequence[Change]) -> dg.MetadataValue:
+    """A table: which way how much went over what."""
+    sums: dict[tuple[str, str], int] = {}
+    for change in changes:
+        key = (change.direction, change.transport or "none")
+        sums[key] = sums.get(key, 0) + change.size_bytes
+    rows = [
+        dg.TableRecord({"direction": direction, "transport": transport, "bytes": count})
+        for (direction, transport), count in sorted(sums.items())
+    ]
+    return dg.MetadataValue.table(rows)
 
 
 def _games(change: Change) -> int:

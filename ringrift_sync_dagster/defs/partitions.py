@@ -5,6 +5,7 @@ because vast.ai hosts come back under their name and deleting a key hides what w
 Source: architecture.md, 1 "partition"; Dagster orders the dimensions by name, which makes the key ``config|node``.
 """
 
+import warnings
 from collections.abc import Iterable
 from typing import Final
 
@@ -20,6 +21,21 @@ NODES_NAME: Final = "nodes"
 configs: Final = dg.StaticPartitionsDefinition(list(CONFIGS))
 nodes: Final = dg.DynamicPartitionsDefinition(name=NODES_NAME)
 config_by_node: Final = dg.MultiPartitionsDefinition({CONFIG_DIMENSION: configs, NODE_DIMENSION: nodes})
+
+
+def all_nodes_of_the_config() -> dg.MultiPartitionMapping:
+    """The mapping of every edge: what one node has of a config is made of what all nodes had of it.
+
+    Dagster calls the class a beta; the warning would come at every load.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.MultiPartitionMapping(
+            {
+                CONFIG_DIMENSION: dg.DimensionPartitionMapping(CONFIG_DIMENSION, dg.IdentityPartitionMapping()),
+                NODE_DIMENSION: dg.DimensionPartitionMapping(NODE_DIMENSION, dg.AllPartitionMapping()),
+            }
+        )
 
 
 def partition_key(partition: Partition) -> dg.MultiPartitionKey:

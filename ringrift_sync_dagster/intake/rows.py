@@ -143,8 +143,13 @@ class RowsIntake:
             "node": arrival.node, "artifact": arrival.artifact.sha256,
             "source_path": arrival.source_path or pack.meta.get("path", ""), "size_bytes": arrival.bytes_moved,
             "seconds": arrival.seconds + clock.monotonic() - started, "transport": arrival.transport,
-            "trigger": arrival.trigger,
+            "trigger": arrival.trigger, "checks": self._known_files(pack),
         }  # fmt: skip
+
+    def _known_files(self, pack: union.Proved) -> dict[str, bool]:
+        """Whether every model file that a registry names was verified by somebody; nothing for other rows."""
+        hashes = sorted({str(one.body["file_hash"]) for one in pack.records if one.body.get("file_hash")})
+        return {"registry_hashes_exist": known_hashes(self.state, hashes) >= set(hashes)} if hashes else {}
 
     def _put_aside(self, arrival: Arrival, one: Refused) -> None:
         record = one.record

@@ -24,6 +24,9 @@ LIVE_BUSY_MS = 10_000
 """How long a writer on the node may keep us waiting; upstream's own programs wait as long for each other."""
 
 
+_NAMED = 50  # things set aside that a change names
+
+
 class Proved(NamedTuple):
     """A pack of records that was proved: which family and config it says it is of, and what it holds."""
 
@@ -94,12 +97,10 @@ def into_own(
             if merged.changed:
                 generation = int(canonical.get(conn, "generation") or 0) + 1
                 canonical.put(conn, "generation", generation)
-                told = {
-                    **note.fields,
-                    "set_aside": len(merged.refused),
-                    "counts": merged.counts,
-                    "checks": merged.checks,
-                }
+                checks = {**note.fields.get("checks", {}), **merged.checks}
+                asides = [[one.record.key, one.record.content[:12], one.reason] for one in merged.refused[:_NAMED]]
+                told = {**note.fields, "set_aside": len(merged.refused), "counts": merged.counts, "checks": checks}
+                told["asides"] = asides
                 canonical.add_change(conn, note.change_id, {**told, "change_id": note.change_id})
             before_commit()
             reached("union.before_commit")

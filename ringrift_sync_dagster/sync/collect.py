@@ -21,7 +21,7 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.transfers import mark_abandoned
 from ringrift_sync_dagster.sync.movers import MOVERS
 from ringrift_sync_dagster.sync.passes import SURVEYS, Order, Pass
-from ringrift_sync_dagster.sync.report import CollectReport, Outcome
+from ringrift_sync_dagster.sync.report import CollectReport
 from ringrift_sync_dagster.sync.runtime import Runtime
 
 _LOG: Final = logging.getLogger(__name__)
@@ -100,8 +100,12 @@ def move(runtime: Runtime, request: Request) -> dict[DataType, CollectReport]:
     ]
     seconds = clock.monotonic() - started
     return {
-        data_type: CollectReport(_of(told, data_type), tuple(notes) if number == 0 else (), seconds)
-        for number, data_type in enumerate(movers)
+        data_type: CollectReport(
+            tuple(outcome for outcome in told if outcome.data_type is data_type),
+            tuple(note for about, note in notes if about is data_type),
+            seconds,
+        )
+        for data_type in movers
     }
 
 
@@ -122,10 +126,6 @@ def settle(runtime: Runtime, trigger: str) -> None:
             deliver_changes(runtime.rows.store, runtime.state, family)
         except SyncError as error:
             _LOG.warning("family=%s error=%s", family, error)
-
-
-def _of(outcomes: Sequence[Outcome], data_type: DataType) -> tuple[Outcome, ...]:
-    return tuple(outcome for outcome in outcomes if outcome.data_type is data_type)
 
 
 def _canonical_games(runtime: Runtime, configs: Sequence[str]) -> Mapping[str, int]:

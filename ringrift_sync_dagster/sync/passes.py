@@ -148,15 +148,15 @@ class Pass:
             for data_type in movers
             for partition in (Partition(config, node.name) for config in order.configs for node in order.nodes)
         }
-        self._notes: list[Note] = []
+        self._notes: list[tuple[DataType, Note]] = []
         self._turns: Turns[_Item] = Turns(PER_NODE)
         self._surveys: dict[str, Survey] = {}
         self._ups_left: dict[DataType, int] = dict.fromkeys(movers, 0)
         self._downs_left = set(movers) if order.down else set()
         self._transports: dict[str, Transport] = {}
 
-    def run(self) -> tuple[list[Outcome], list[Note]]:
-        """Do the pass; give an outcome for each data type and partition of the order."""
+    def run(self) -> tuple[list[Outcome], list[tuple[DataType, Note]]]:
+        """Do the pass; give an outcome for each data type and partition of the order, and the notes by data type."""
         try:
             for data_type, mover in self._movers.items():
                 self._begin(data_type, mover)
@@ -172,7 +172,8 @@ class Pass:
         except Exception as raised:  # noqa: BLE001 - whatever one data type does, the others are moved
             errors = [("", ours(raised, data_type.value))]
         self._notes += [
-            Note(self._runtime.intake.owner, path, type(error).__name__, str(error)) for path, error in errors
+            (data_type, Note(self._runtime.intake.owner, path, type(error).__name__, str(error)))
+            for path, error in errors
         ]
 
     def _survey_and_move(self) -> None:
@@ -260,7 +261,7 @@ class Pass:
                 errors = move(work, mover.sources(files, self._order) if up else files)
         except Exception as raised:  # noqa: BLE001 - as above
             errors = [("", ours(raised, partition.node))]
-        self._notes += work.notes
+        self._notes += [(data_type, note) for note in work.notes]
         failure = failure_of(partition, errors) if errors else None
         if failure is not None and before.failure is not None:
             failure = replace(before.failure, message=f"{before.failure.message}; {failure.message}")

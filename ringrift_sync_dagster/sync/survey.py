@@ -35,12 +35,12 @@ class Survey:
     Args:
         files: Its files by data type and config; under the empty config those that belong to none or to all. One that
             the node cannot read has an error and is not collectable.
-        notes: Files that a person should know of.
+        notes: Files that a person should know of, each with its data type.
 
     """
 
     files: Mapping[tuple[DataType, str], tuple[NodeFile, ...]]
-    notes: tuple[Note, ...]
+    notes: tuple[tuple[DataType, Note], ...]
 
     def of(self, data_type: DataType, config: str) -> tuple[NodeFile, ...]:
         """The files that may hold data of the config."""
@@ -56,11 +56,11 @@ def survey(runtime: Runtime, transport: Transport, node: Node, data_types: Colle
     """
     _update(runtime, transport, node)
     files: dict[tuple[DataType, str], list[NodeFile]] = {}
-    notes: list[Note] = []
+    notes: list[tuple[DataType, Note]] = []
     for data_type in data_types:
         for file in node_state.files_of(runtime.state, node.name, data_type.value):
             if file.error:
-                notes.append(_note(runtime, file))
+                notes.append((data_type, _note(runtime, file)))
             files.setdefault((data_type, file.config), []).append(file)
     return Survey({key: tuple(found) for key, found in files.items()}, tuple(notes))
 

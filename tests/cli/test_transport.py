@@ -46,7 +46,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Run]]
         environment = os.environ | {f"RINGRIFT_SYNC_{name}": str(value) for name, value in named.items()}
 
         def run(*words: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "ringrift_sync_dagster.cli", "sync", "--config", "hex8_2p", *words]
+            command = [sys.executable, "-m", "ringrift_sync_dagster.cli", "sync", "--type", "games"]
+            command += ["--config", "hex8_2p", *words]
             return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=90)
 
         yield base / "root", run

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.partitions.context import partition_loading_context
 
 from ringrift_sync_dagster.definitions import defs
 from ringrift_sync_dagster.defs.partitions import config_by_node
@@ -12,9 +13,31 @@ from ringrift_sync_dagster.defs.sensors import inventory_sensor
 from ringrift_sync_dagster.node.patterns import CONFIGS
 
 NAMES = {
-    "assets": ["games"],
-    "checks": ["games:counts_reconcile", "games:no_moveless_games", "games:written_games_are_sound"],
-    "jobs": ["collect_games_job", "games_job"],
+    "assets": ["elo", "games", "models", "npz", "registry"],
+    "checks": [
+        "elo:matches_are_sound",
+        "elo:ratings_equal_recomputation",
+        "games:counts_reconcile",
+        "games:no_moveless_games",
+        "games:written_games_are_sound",
+        "models:digests_agree_with_receipts",
+        "models:links_resolve",
+        "models:structure_is_valid",
+        "npz:digests_agree_with_receipts",
+        "npz:structure_is_valid",
+        "registry:no_version_conflicts",
+        "registry:registry_hashes_exist",
+    ],
+    "jobs": [
+        "collect_games_job",
+        "elo_job",
+        "games_job",
+        "models_job",
+        "move_data_job",
+        "npz_job",
+        "registry_job",
+        "sync_job",
+    ],
     "resources": ["bandwidth", "breakers", "sync", "transports"],
     "schedules": [],
     "sensors": ["inventory_sensor"],
@@ -42,14 +65,42 @@ def test_the_definitions_load() -> None:
     dg.Definitions.validate_loadable(defs)
 
 
-def test_games_are_partitioned_by_the_twelve_configs_and_the_nodes() -> None:
-    spec = defs.resolve_asset_graph().get(dg.AssetKey("games"))
+def test_every_asset_is_partitioned_by_the_twelve_configs_and_the_nodes() -> None:
     dimensions = {dimension.name: dimension.partitions_def for dimension in config_by_node.partitions_defs}
 
-    assert spec.partitions_def == config_by_node
+    for name in NAMES["assets"]:
+        spec = defs.resolve_asset_graph().get(dg.AssetKey(name))
+        assert spec.partitions_def == config_by_node
+        assert (spec.group_name, list(spec.owners)) == ("cluster_data", ["team:ringrift-data"])
+        assert spec.metadata["store"]
     assert dimensions["config"].get_partition_keys() == list(CONFIGS)
     assert isinstance(dimensions["node"], dg.DynamicPartitionsDefinition)
     assert dimensions["node"].name == "nodes"
+
+
+def parents(child: str, key: str, parent: str, nodes: list[str]) -> set[str]:
+    """The partitions of a parent that a partition of a child is made of, by the asset graph itself."""
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions("nodes", nodes)
+        with partition_loading_context(dynamic_partitions_store=instance):
+            found = defs.resolve_asset_graph().get_parents_partitions(dg.AssetKey(child), key).parent_partitions
+    return {one.partition_key or "" for one in found if one.asset_key == dg.AssetKey(parent)}
+
+
+def test_what_a_node_has_of_a_config_is_made_of_what_all_nodes_had_of_it() -> None:
+    nodes = ["n1", "n2", "n3"]
+    everything = {f"hex8_2p|{node}" for node in nodes}
+
+    assert parents("npz", "hex8_2p|n1", "games", nodes) == everything
+    assert parents("models", "hex8_2p|n2", "npz", nodes) == everything
+    assert parents("elo", "hex8_2p|n3", "models", nodes) == everything
+    assert parents("registry", "hex8_2p|n1", "models", nodes) == everything
+    assert {
+        key.to_user_string(): sorted(
+            parent.to_user_string() for parent in defs.resolve_asset_graph().get(key).parent_keys
+        )
+        for key in defs.resolve_asset_graph().get_all_asset_keys()
+    } == {"games": [], "npz": ["games"], "models": ["npz"], "elo": ["models"], "registry": ["models"]}
 
 
 def test_the_sensor_looks_every_five_seconds_and_is_on_from_the_start() -> None:

@@ -81,7 +81,8 @@ class Owner:
         with Runtime.open(self.settings) as runtime, ThreadPoolExecutor(8) as ask, ThreadPoolExecutor(8) as pool:
             order = Order([CONFIG], runtime.nodes(nodes or None), "test", up=False)
             mover = OnlyDown(Distribution(runtime, data_type), data_type)
-            outcomes, self.notes = Pass(runtime, {data_type: mover}, order, ask, pool).run()
+            outcomes, notes = Pass(runtime, {data_type: mover}, order, ask, pool).run()
+        self.notes = [note for _, note in notes]
         return {outcome.partition.node: outcome for outcome in outcomes}
 
     def model(self, node: str, name: str = "ringrift_best") -> Path:

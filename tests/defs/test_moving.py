@@ -1,11 +1,16 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from ringrift_sync_dagster.definitions import defs
+from ringrift_sync_dagster.defs.assets import ASSETS
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+from ringrift_sync_dagster.demo.exports import make_export, model_bytes, write_model
+from ringrift_sync_dagster.demo.ratings import make_matches, write_matches
+from ringrift_sync_dagster.demo.registry_rows import RegisteredVersion, write_registry
 from ringrift_sync_dagster.settings.settings import load_settings
 from ringrift_sync_dagster.sync.collect import collect
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -194,3 +199,109 @@ def test_a_missing_inventory_is_a_failure_that_names_it(
     assert not result.success
     assert "/nowhere/hosts" in failure_of(result)
     assert "RINGRIFT_SYNC_HOSTS" in failure_of(result)
+
+
+def latest(instance: dg.DagsterInstance, data_type: str) -> dict[str, dict[str, Any]]:
+    """Metadata of the latest materialization of each partition of a data type."""
+    records = instance.fetch_materializations(dg.AssetKey(data_type), limit=1000, ascending=True).records
+    return {
+        str(record.partition_key): {name: value.value for name, value in record.asset_materialization.metadata.items()}
+        for record in records
+        if record.asset_materialization
+    }
+
+
+@pytest.fixture
+def everything(owner: EmbeddedCluster, play: Play, tmp_path: Path) -> EmbeddedCluster:
+    """All five data types on one node, and a promoted model at the owner."""
+    root, config = owner.node_root("vast-900001"), "hex8_2p"
+    play("vast-900001", config, 3)
+    make_export(root / f"data/training/{config}.npz", config, 7)
+    write_model(root / f"models/candidate_{config}.pth", "candidate")
+    write_matches(root / "data/unified_elo.db", make_matches("dagster", config, 12))
+    write_registry(root / "data/model_registry/registry.db", [RegisteredVersion(f"canonical_{config}", 1)])
+    with Runtime.open(load_settings()) as runtime:
+        runtime.files.publisher.promote(config, write_model(tmp_path / "best.pth", "best"), trigger="test")
+    return owner
+
+
+def test_one_run_over_all_five_moves_each_both_ways_and_says_which(
+    instance: dg.DagsterInstance, everything: EmbeddedCluster, nodes: None
+) -> None:
+    partition = "hex8_2p|vast-900001"
+    result = run(instance, "sync_job", partition=partition)
+
+    assert result.success, failure_of(result)
+    assert {data_type: list(latest(instance, data_type)) for data_type in ASSETS} == {
+        data_type: [partition] for data_type in ASSETS
+    }
+    numbers = {data_type.value: latest(instance, data_type)[partition] for data_type in ASSETS}
+    assert numbers["games"]["games_new"] == 3
+    assert (numbers["npz"]["files_new"], numbers["npz"]["samples"], numbers["npz"]["published"]) == (1, 7, 1)
+    assert numbers["elo"]["matches_new"] == 12
+    assert numbers["registry"]["versions_new"] == 1
+    models = numbers["models"]
+    assert (models["files_new"], models["brought"], models["direction"]) == (1, 1, "up, down")
+    assert models["up_bytes"] > 0
+    assert models["down_bytes"] > 0
+    best = everything.node_root("vast-900001") / "models/ringrift_best_hex8_2p.pth"
+    assert best.read_bytes() == model_bytes("best")
+    checks = {(check.asset_key.to_user_string(), check.check_name): check for check in checks_of(result)}
+    assert checks["elo", "ratings_equal_recomputation"].passed
+    assert checks["models", "links_resolve"].passed
+    assert checks["registry", "no_version_conflicts"].passed
+    unknown = checks["registry", "registry_hashes_exist"]
+    assert (unknown.passed, unknown.severity) == (False, dg.AssetCheckSeverity.WARN)
+
+
+def test_a_run_in_which_games_changed_nothing_still_moves_npz_and_models(
+    instance: dg.DagsterInstance, everything: EmbeddedCluster, nodes: None
+) -> None:
+    partition = "hex8_2p|vast-900001"
+    run(instance, "games_job", partition=partition)
+    before = len(instance.fetch_materializations(GAMES, limit=10).records)
+
+    assert run(instance, "sync_job", partition=partition).success
+    assert len(instance.fetch_materializations(GAMES, limit=10).records) == before
+    assert latest(instance, "npz")
+    assert latest(instance, "models")
+
+
+def test_a_rectangle_of_models_is_one_run_and_a_bad_one_is_set_aside_and_told(
+    instance: dg.DagsterInstance, everything: EmbeddedCluster, nodes: None
+) -> None:
+    bad = everything.node_root("runpod-a1") / "models/candidate_hex8_2p.pth"
+    write_model(bad, "bad").write_bytes(model_bytes("bad")[:-100])
+    result = run(instance, "models_job", tags=rectangle("hex8_2p|runpod-a1", "hex8_2p|vast-900001"))
+
+    assert result.success, failure_of(result)
+    assert latest(instance, "models")["hex8_2p|runpod-a1"]["set_aside"] == 1
+    (verdict,) = [check for check in checks_of(result) if check.check_name == "structure_is_valid"][-1:]
+    assert not verdict.passed
+    assert "hex8_2p|runpod-a1" in str(verdict.description)
+
+
+def test_a_range_the_wrong_way_round_fails_with_its_reason(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, nodes: None
+) -> None:
+    """Dagster itself would run nothing and call it a success."""
+    result = run(instance, "models_job", tags=rectangle("hex8_2p|vast-900001", "hex8_2p|runpod-a1"))
+
+    assert not result.success
+    assert "order in which they became partitions" in failure_of(result)
+
+
+def test_the_job_that_takes_any_choice_moves_what_it_is_told(
+    instance: dg.DagsterInstance, everything: EmbeddedCluster
+) -> None:
+    config = {"data_types": ["elo"], "configs": ["hex8_2p"], "nodes": ["vast-900001"], "down": False}
+    job = defs.resolve_job_def("move_data_job")
+    result = job.execute_in_process(instance=instance, run_config={"ops": {"move_data": {"config": config}}})
+
+    assert result.success
+    assert list(latest(instance, "elo")) == ["hex8_2p|vast-900001"]
+    assert latest(instance, "npz") == {}
+
+
+def checks_of(result: dg.ExecuteInProcessResult) -> list[dg.AssetCheckEvaluation]:
+    return list(result.get_asset_check_evaluations())
