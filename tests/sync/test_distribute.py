@@ -307,7 +307,8 @@ Owner(None, settings).distribute(node)
 
 @pytest.mark.parametrize("point", ["bring.delivered", "bring.published"])
 def test_killed_at_any_step_the_next_pass_ends_right(owner: Owner, point: str) -> None:
-    sha = owner.promote(weights(1, 1000))
+    data = weights(31 + len(point), 1000)  # which no other test has brought to the node
+    sha = owner.promote(data)
     settings, node = owner.settings, NODES[0]
     given = [str(settings.home), str(settings.hosts), str(settings.token_file), point, node]
     died = subprocess.run([sys.executable, "-c", DYING, *given], check=False, cwd=CHECKOUT)
@@ -315,7 +316,7 @@ def test_killed_at_any_step_the_next_pass_ends_right(owner: Owner, point: str) -
 
     assert failures(owner.distribute(node)) == {}
 
-    assert owner.model(node).read_bytes() == weights(1, 1000)
+    assert owner.model(node).read_bytes() == data
     with Runtime.open(settings) as runtime:
         placement = placement_of(runtime.state, node, "models", CONFIG)
         assert has_receipt(runtime.state, sha, node)
