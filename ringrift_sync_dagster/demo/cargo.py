@@ -42,7 +42,7 @@ class Cargo:
     Args:
         best_export: The export that must be published.
         matches: The union of all good matches, each once.
-        versions: The union of all registered versions; of the one with two hashes that of the first node.
+        versions: The union of all registered versions but the one with two hashes, of which the first to come stays.
 
     """
 
@@ -76,10 +76,11 @@ def _write_bad_exports(root_of: Mapping[str, Path], seed: int) -> None:
 
 
 def _write_ratings(root_of: Mapping[str, Path], seed: int) -> tuple[PlayedMatch, ...]:
-    """Three nodes in three dialects; their row ids collide, and each third match was seen by two of them."""
+    """Three nodes in three dialects; their row ids collide, and each match was seen by two of them."""
     matches = make_matches(str(seed), CONFIG, _MATCHES)
     for place, (node, dialect) in enumerate(_DIALECTS.items()):
-        mine = [match for number, match in enumerate(matches) if number % 3 in {place, (place + 1) % 3} or number < 6]
+        seen = {place, (place + 1) % len(_DIALECTS)}
+        mine = [match for number, match in enumerate(matches) if number % len(_DIALECTS) in seen]
         write_matches(root_of[node] / "data/unified_elo.db", mine, dialect)
     board, players = CONFIG.rpartition("_")[0], 2
     strange = [
@@ -94,8 +95,10 @@ def _write_registries(root_of: Mapping[str, Path], seed: int) -> tuple[Registere
     """Two registries that share a version; a third version is told with two hashes."""
     model = f"canonical_{CONFIG}"
     shared = RegisteredVersion(model, 1, f"{seed}/1", (("staging", "2026-01-01"), ("production", "2026-01-03")))
+    one, other = (RegisteredVersion(model, 9, f"{seed}/{text}") for text in ("one", "another"))
     first = RegisteredVersion(model, 2, f"{seed}/2", (("staging", "2026-01-04"),))
     second = RegisteredVersion(model, 3, f"{seed}/3", (("rejected", "2026-01-05"),))
-    write_registry(root_of[NODES[0]] / "data/model_registry/registry.db", [shared, first])
+    write_registry(root_of[NODES[0]] / "data/model_registry/registry.db", [shared, first, one])
     write_registry(root_of[NODES[2]] / "data/model_registry/registry.db", [shared, second])
+    write_registry(root_of[NODES[1]] / "data/model_registry/registry.db", [other])
     return shared, first, second

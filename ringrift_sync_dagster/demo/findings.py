@@ -9,13 +9,20 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ringrift_sync_dagster.demo.content import IDENTITY, Rows, fingerprint, read_games
 from ringrift_sync_dagster.node import digest, schema
+
+OTHER_REASONS: Final = frozenset(
+    {"bad_npz", "bad_models", "missing_participant", "mixed_player_counts", "version_conflict"}
+)
+"""Why something that is no game is set aside in the demo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +91,19 @@ def orphan_rows(path: Path) -> int:
         return sum(int(conn.execute(count.format(table.name)).fetchone()[0]) for table in schema.CHILDREN)
 
 
+def quarantined_others(directory: Path) -> Counter[str]:
+    """How many things of other data types are in quarantine, by reason."""
+    reasons = (json.loads(path.read_text())["reason"] for path in directory.glob("*/*.json"))
+    return Counter(reason for reason in reasons if reason in OTHER_REASONS)
+
+
 def quarantined_games(directory: Path) -> list[SetAside]:
-    """Every game in quarantine: the bytes of each entry are a compressed SQLite file with whole games."""
+    """Every game in quarantine: its entry is a compressed SQLite file with whole games; those of others are not."""
     found = []
     for record_path in sorted(directory.glob("*/*.json")):
         record = json.loads(record_path.read_text())
+        if record["reason"] in OTHER_REASONS:
+            continue
         data = record_path.with_name(record_path.name.removesuffix(".json") + ".bin").read_bytes()
         with closing(sqlite3.connect(":memory:")) as conn:
             conn.deserialize(zlib.decompress(data))

@@ -18,7 +18,8 @@ from typing import Final
 from rich.console import Console
 
 from ringrift_sync_dagster.core.escalation import Rung
-from ringrift_sync_dagster.demo import rungs, scenario, ssh_nodes, tables
+from ringrift_sync_dagster.demo import cargo, cargo_verdict, rungs, scenario, ssh_nodes, tables
+from ringrift_sync_dagster.demo.cargo import Cargo
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.interruption import Interruption, interrupt, resumed_from
 from ringrift_sync_dagster.demo.ledger import Entry, Plan, read_ledgers
@@ -41,7 +42,7 @@ RUNGS: Final = {
 }
 """The rung that can serve each node, fastest first."""
 SETTINGS: Final = {"RINGRIFT_SYNC_SHORT_AFTER_SECONDS": f"{SHORT_AFTER_SECONDS:g}"}
-JOB: Final = "collect_games_job"
+JOB: Final = "move_data_job"
 _WAIT_SECONDS: Final = 90.0
 _JOB_SECONDS: Final = 240.0
 _BACKLOG_NODE: Final = scenario.NEBIUS.node
@@ -70,12 +71,47 @@ class Story:
         with EmbeddedCluster(self.base, ssh=SSH, settings=SETTINGS, fresh=True) as cluster:
             for line in who_answers(cluster):
                 self._say(line)
+            laid = self._lay_out(cluster)
             self._begin_playing(cluster)
             interruption = self._break_a_transfer(cluster)
+            self._promote(cluster, 1)
             self._run_job(cluster, "while the writers go on playing")
+            last = self._promote_while_a_node_is_down(cluster)
             self._end_playing(cluster)
             self._run_job(cluster, "now that all writers have ended")
-            return self._judge(cluster, interruption)
+            return self._judge(cluster, interruption, laid, last)
+
+    def _lay_out(self, cluster: EmbeddedCluster) -> Cargo:
+        laid = cargo.lay_out({node: cluster.node_root(node) for node in cluster.nodes}, SEED)
+        self._say(
+            f"exports, candidates, ratings and registries lie on the nodes; {cargo.BAD} exports are bad, "
+            f"{cargo.STRANGE_MATCHES} matches are none, and {cargo.CONFLICTS} version is told with two hashes"
+        )
+        return laid
+
+    def _promote(self, cluster: EmbeddedCluster, number: int) -> Path:
+        model = cargo.promoted(cluster.base, SEED, number)
+        command = [PYTHON, "-m", "ringrift_sync_dagster.cli", "promote", cargo.CONFIG, str(model.resolve())]
+        ended = cluster.run(command, seconds=_WAIT_SECONDS)
+        if ended.returncode != 0:
+            raise ChildFailedError(f"the promotion failed: {ended.stdout}{ended.stderr}")
+        self._say(f"ringrift-sync promote: {ended.stdout.strip()}")
+        return model
+
+    def _promote_while_a_node_is_down(self, cluster: EmbeddedCluster) -> Path:
+        """Promote twice within 2 s while one node's agent is dead; the nodes that live end on the last model."""
+        node = scenario.VAST.node
+        cluster.kill_agent(node)
+        self._say(f"kill -9: the agent of {node} is dead while two models are promoted")
+        started = clock.monotonic()
+        self._promote(cluster, 2)
+        last = self._promote(cluster, 3)
+        self._say(f"both promotions within {clock.monotonic() - started:.1f} s")
+        command = [PYTHON, "-m", "ringrift_sync_dagster.cli", "sync", "--type", "models", "--down"]
+        cluster.run([*command, "--config", cargo.CONFIG], seconds=_JOB_SECONDS)
+        cluster.start_agent(node)
+        self._say(f"ringrift-sync sync --type models: all but {node} have the last one; its agent runs again")
+        return last
 
     def _begin_playing(self, cluster: EmbeddedCluster) -> None:
         write_bystanders(cluster.node_root(scenario.VAST.node), SEED, scenario.VAST.node)
@@ -125,7 +161,7 @@ class Story:
         )
         time.sleep(SHORT_AFTER_SECONDS)  # games that are over and too short must stand still so long
 
-    def _judge(self, cluster: EmbeddedCluster, interruption: Interruption) -> bool:
+    def _judge(self, cluster: EmbeddedCluster, interruption: Interruption, laid: Cargo, last: Path) -> bool:
         entries = ledgers(cluster)
         verdict = judge(entries, cluster.root, cluster.node_root)
         with StateStore.open(cluster.state_url) as state:
@@ -134,21 +170,24 @@ class Story:
                 *_story_checks(entries, interruption, resumed_from(state, interruption), self.games),
                 *rungs.rung_checks(found, RUNGS),
             )
+            others = cargo_verdict.judge_cargo(laid, last, cluster.root, cluster.nodes, cluster.node_root)
             self.console.print()
             tables.print_partitions(self.console, tables.lines(entries, verdict, state))
             marked = [f"{file.node}:{file.path}" for file in scenario.FILES if _marker(cluster, file).exists()]
             tables.print_left_alone(self.console, state, marked)
+            self.console.print()
+            tables.print_data_types(self.console, state)
             self.console.print()
             rungs.print_rungs(self.console, found)
         self.console.print(
             f"\n{len(verdict.finished)} finished games in the ledgers (copies counted); {verdict.canonical} in the"
             f" canonical store, {len(verdict.set_aside)} in quarantine, in {clock.monotonic() - self._started:.0f} s:"
         )
-        tables.print_verdict(self.console, checks, verdict.checks)
+        tables.print_verdict(self.console, checks, (*verdict.checks, *others))
         self.console.print(
             f"The same data in Dagster's UI: [bold]make dev[/], then http://127.0.0.1:3000 (data: {self.base})"
         )
-        return verdict.passed and all(check.passed for check in checks)
+        return verdict.passed and all(check.passed for check in (*checks, *others))
 
     def _say(self, text: str) -> None:
         self.console.print(

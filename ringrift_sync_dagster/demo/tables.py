@@ -93,6 +93,31 @@ def print_partitions(console: Console, found: dict[str, Line]) -> None:
     console.print(table)
 
 
+def print_data_types(console: Console, state: StateStore) -> None:
+    """Print what moved of the other data types, up and down, by node: the product's own record of it."""
+    table = Table(title="The other data types, by node")
+    for title in ("data type", "node", "up", "down", "quarantined", "MB"):
+        table.add_column(title, justify="right" if title in {"quarantined", "MB"} else "left", overflow="fold")
+    sums: dict[tuple[str, str], dict[str, Counter[str]]] = {}
+    with state.read() as connection:
+        rows = connection.execute(sa.select(schema.changes).where(schema.changes.c.data_type != "games")).all()
+    for row in rows:
+        ways = sums.setdefault((row.data_type, row.node), {"up": Counter(), "down": Counter(), "": Counter()})
+        ways[row.direction].update(row.counts)
+        ways[""].update({"aside": row.set_aside, "bytes": row.size_bytes})
+    for (data_type, node), ways in sorted(sums.items()):
+        told = [
+            ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in ways[way].items() if count) or "-"
+            for way in ("up", "down")
+        ]
+        table.add_row(data_type, node, *told, str(ways[""]["aside"]), f"{ways['']['bytes'] / _MEGABYTE:.2f}")
+    console.print(table)
+
+
+def _told(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count) or "-"
+
+
 def print_left_alone(console: Console, state: StateStore, markers: Iterable[str]) -> None:
     """Say what was seen and, by rule, not collected; ``markers`` are databases with a ``.writing`` beside them."""
     files = schema.node_files

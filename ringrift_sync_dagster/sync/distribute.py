@@ -10,7 +10,7 @@ the next pass finds out what it lacks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ringrift_sync_dagster.core.bandwidth import data_type_priority
@@ -254,7 +254,7 @@ class Distribution:
             }  # fmt: skip
             pulled = agent.pull(artifact, order, deadline=clock.Deadline.after(seconds + _LEAST_PULL_SECONDS))
             if pulled.pushed is not None:
-                transfer.done(pulled.pushed)
+                transfer.done(replace(pulled.pushed, transport=p2p_http.NAME))
         return pulled
 
     def _is_known_to_be_there(self, work: Work, published: Published, tokens: Mapping[str, str]) -> bool:
