@@ -122,7 +122,8 @@ def print_left_alone(console: Console, state: StateStore, markers: Iterable[str]
     """Say what was seen and, by rule, not collected; ``markers`` are databases with a ``.writing`` beside them."""
     files = schema.node_files
     with state.read() as connection:
-        rows = connection.execute(sa.select(files).where(files.c.data_type == "games", sa.not_(files.c.collectable)))
+        left = (files.c.data_type == "games") & (files.c.kind != "eval") & sa.not_(files.c.collectable)
+        rows = connection.execute(sa.select(files).where(left))
         kinds = Counter((row.kind, row.path, row.node) for row in rows)
     for kind, path, node in sorted(kinds):
         console.print(f"  seen and left alone: {node}:{path} ({kind})")

@@ -27,10 +27,10 @@ from ringrift_sync_dagster.node import faults, packfile
 from ringrift_sync_dagster.node.claims import read_claims
 from ringrift_sync_dagster.node.errors import KitError
 from ringrift_sync_dagster.node.merge import ASIDES_NAMED, Aside, Merged, Origin
-from ringrift_sync_dagster.node.patterns import CONFIGS
+from ringrift_sync_dagster.node.patterns import CONFIGS, classify
 from ringrift_sync_dagster.node.single import single_pack
 from ringrift_sync_dagster.settings import clock
-from ringrift_sync_dagster.state.leases import hold
+from ringrift_sync_dagster.state.leases import Lease, hold
 from ringrift_sync_dagster.state.receipts import ArtifactRow, Receipt, add_receipt
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage.canonical import CanonicalStore
@@ -55,6 +55,7 @@ class _Pack:
     meta: dict[str, str]
     raw_bytes: int
     oldest: str
+    store: CanonicalStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,16 @@ class GamesIntake:
         return CanonicalStore(self.layout)
 
     @property
+    def evaluation(self) -> CanonicalStore:
+        """The store of evaluation games."""
+        return CanonicalStore(self.layout, evaluation=True)
+
+    def store_of(self, path: str) -> CanonicalStore:
+        """The store that games of a node's database go into, by the database's name."""
+        found = classify(path) if path else None
+        return self.evaluation if found is not None and found.kind == "eval" else self.store
+
+    @property
     def quarantine(self) -> Quarantine:
         """Where games go that do not enter."""
         return Quarantine(self.layout.quarantine)
@@ -101,7 +112,7 @@ class GamesIntake:
             else:
                 accepted = self._merge(arrival, pack, config, started)
             self._receipt(arrival, pack, config)
-        deliver_changes(self.store, self.state, config)
+        deliver_changes(pack.store, self.state, config)
         faults.reached("intake.delivered")
         self._let_go(arrival.path)
         return accepted
@@ -122,8 +133,8 @@ class GamesIntake:
         origin = Origin(arrival.artifact.sha256, arrival.node, change_id)
         cursor = _cursor(arrival, pack)
         try:
-            with self._turns[config], hold(self.state, f"canonical:{config}", wait_seconds=LEASE_WAIT_SECONDS) as lease:
-                merged = self.store.merge(
+            with self._writing(pack, config) as lease:
+                merged = pack.store.merge(
                     config, pack.database, origin, lambda aside: self._put_aside(arrival, aside), cursor=cursor,
                     note=_note(arrival, pack, config, change_id, started), before_commit=lease.check,
                 )  # fmt: skip
@@ -147,9 +158,9 @@ class GamesIntake:
         named = [[one.game_id, one.identity, one.reason] for one in asides[:ASIDES_NAMED]]
         told = {"set_aside": len(asides), "asides": named}
         summary = {**_note(arrival, pack, config, change_id, started), **told}
-        with self._turns[config], hold(self.state, f"canonical:{config}", wait_seconds=LEASE_WAIT_SECONDS):
-            self.store.add_change(config, arrival.node, change_id, summary, _cursor(arrival, pack))
-        games = self.store.games(config)
+        with self._writing(pack, config):
+            pack.store.add_change(config, arrival.node, change_id, summary, _cursor(arrival, pack))
+        games = pack.store.games(config)
         return Accepted(config, set_aside=tuple(asides), canonical_games=games, changed=True)
 
     def _put_aside(self, arrival: Arrival, aside: Aside) -> None:
@@ -158,6 +169,13 @@ class GamesIntake:
             artifact=arrival.artifact.sha256, at=clock.wall(),
         )  # fmt: skip
         faults.reached("intake.set_aside")
+
+    @contextlib.contextmanager
+    def _writing(self, pack: _Pack, config: str) -> Iterator[Lease]:
+        """Hold the one right to write a config's database."""
+        name = f"{'eval' if pack.store.evaluation else 'canonical'}:{config}"
+        with self._turns[name], hold(self.state, name, wait_seconds=LEASE_WAIT_SECONDS) as lease:
+            yield lease
 
     @contextlib.contextmanager
     def _inflated(self, arrival: Arrival) -> Iterator[_Pack]:
@@ -173,7 +191,9 @@ class GamesIntake:
                 raw_bytes = packfile.inflate(str(arrival.path), name, arrival.raw_limit_bytes)
             with packfile.open_pack(name) as conn:
                 oldest = conn.execute("SELECT MIN(COALESCE(completed_at, created_at)) FROM games").fetchone()[0]
-                pack = _Pack(database, packfile.read_meta(conn), raw_bytes, str(oldest or ""))
+                meta = packfile.read_meta(conn)
+                store = self.store_of(arrival.source_path or meta.get("path", ""))
+                pack = _Pack(database, meta, raw_bytes, str(oldest or ""), store)
         except KitError as error:
             database.unlink(missing_ok=True)
             raise self._refused(arrival, error.message) from error
@@ -207,7 +227,7 @@ class GamesIntake:
         """Say, after the commit, that the owner has what this artifact held."""
         now, artifact = clock.wall(), arrival.artifact
         faults.reached("intake.before_receipt")
-        where = self.layout.relative(self.layout.canonical(config))
+        where = self.layout.relative(pack.store.path(config))
         row = ArtifactRow(
             artifact.sha256, artifact.kind, artifact.size_bytes, pack.raw_bytes, config, arrival.node, now
         )

@@ -58,6 +58,7 @@ _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
     "forget": {"artifact": _TEXT},
     "received": {"node": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
     "accept": {"node": _TEXT, "artifact": _TEXT, "bytes": _SIZE},
+    "applied": {"path": _PATH, "config": _CONFIG, "node": _TEXT, "source_path": _TEXT},
     "publish": {
         "node": _TEXT,
         "artifact": _TEXT,

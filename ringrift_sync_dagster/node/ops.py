@@ -179,12 +179,23 @@ def _keys(context: Context, arguments: Arguments) -> Result:
 
 
 def _apply(context: Context, arguments: Arguments) -> Result:
-    from . import rows  # noqa: PLC0415 - as above
+    from . import rows, synced  # noqa: PLC0415 - as above
 
     given = checked("apply", arguments)
-    absolute = _records_database(context, given["path"], given["kind"])
     pack = rows.Arrived(given["node"], given["artifact"])
+    if given["kind"] == synced.KIND:
+        absolute = synced.database(context.roots, given["path"], given.get("config", ""))
+        return synced.apply(absolute, context.scratch, pack, given["config"], context.now)
+    absolute = _records_database(context, given["path"], given["kind"])
     return rows.apply(absolute, context.scratch, pack, given["kind"], given.get("config", ""))
+
+
+def _applied(context: Context, arguments: Arguments) -> Result:
+    from . import synced  # noqa: PLC0415 - as above
+
+    given = checked("applied", arguments)
+    absolute = synced.database(context.roots, given["path"], given["config"])
+    return synced.applied(absolute, given["config"], given["node"], given["source_path"])
 
 
 def _records_database(context: Context, path: str, kind: str) -> str:
@@ -320,6 +331,7 @@ OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "rows": _translated(_rows),
     "keys": _translated(_keys),
     "apply": _translated(_apply),
+    "applied": _translated(_applied),
     "digest": _translated(_digests),
     "merge": _translated(_merge),
     "manifest": _translated(_manifest),
@@ -331,7 +343,7 @@ OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "published": _translated(_published),
     **{name: _translated(_ordered(name)) for name in ORDERS},
 }
-REMOTE = ("apply", "disk", "hash", "keys", "list", "pack", "publish", "published", "rows", "scan")
+REMOTE = ("applied", "apply", "disk", "hash", "keys", "list", "pack", "publish", "published", "rows", "scan")
 """What is run for others; the rest writes, reads without a limit, or is how SSH does what an agent does by HTTP."""
 
 

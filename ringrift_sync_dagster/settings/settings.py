@@ -43,6 +43,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "pack_max_bytes": "RINGRIFT_SYNC_PACK_MAX_BYTES",
     "short_after_seconds": "RINGRIFT_SYNC_SHORT_AFTER_SECONDS",
     "keep_versions": "RINGRIFT_SYNC_KEEP_VERSIONS",
+    "max_packs_down": "RINGRIFT_SYNC_MAX_PACKS_DOWN",
 }
 # Setting -> key of the inventory's section auto_sync.
 AUTO_SYNC_KEYS: Final[Mapping[str, str]] = {
@@ -106,6 +107,7 @@ class Settings(BaseSettings):
         pack_max_games: Games in one pack, at most.
         pack_max_bytes: Bytes of rows in one pack before compression, about.
         short_after_seconds: Stillness after which a finished game without all its moves is reported as short.
+        max_packs_down: Packs of canonical games that one pass brings to a partition's node, at most.
         keep_versions: Replaced versions of an npz (and, on nodes, of a model) that stay and can be put back.
         agent_port: Port of the node service where the inventory says nothing else.
 
@@ -132,6 +134,7 @@ class Settings(BaseSettings):
     pack_max_bytes: int = Field(default=32 * 1024 * 1024, ge=1)
     short_after_seconds: Seconds = 600.0
     keep_versions: int = Field(default=3, ge=0)
+    max_packs_down: int = Field(default=1000, ge=1)
     agent_port: int = Field(default=8765, ge=1, le=65535)
 
     _warnings: tuple[Problem, ...] = PrivateAttr(default=())

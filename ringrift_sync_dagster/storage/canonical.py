@@ -26,14 +26,20 @@ _DISK: Final = ("full", "unable to open", "readonly", "i/o error")
 
 @dataclass(frozen=True, slots=True)
 class CanonicalStore:
-    """The canonical databases under one root; safe for threads and processes.
+    """The canonical databases under one root, or those of evaluation games; safe for threads and processes.
 
     Args:
         layout: Where they lie.
+        evaluation: True: games of tournaments, gauntlets and baselines, which nobody trains on.
 
     """
 
     layout: Layout
+    evaluation: bool = False
+
+    def path(self, config: str) -> Path:
+        """The database of a config."""
+        return self.layout.evaluation(config) if self.evaluation else self.layout.canonical(config)
 
     def cursor(self, config: str, node: str, path: str) -> dict[str, Any] | None:
         """How far the store has read a node's database; None when it never did, or when there is no store."""
@@ -72,6 +78,13 @@ class CanonicalStore:
         with self._read(config) as conn:
             return canonical.count(conn) if conn else 0
 
+    def generation(self, config: str) -> str:
+        """The state of the database: another text after each merge that changed it; empty when there is none."""
+        with self._read(config) as conn:
+            if conn is None or canonical.get(conn, "store_id") is None:
+                return ""
+            return f"{canonical.get(conn, 'store_id')}.{canonical.get(conn, 'generation') or 0}"
+
     def merge(
         self,
         config: str,
@@ -92,14 +105,18 @@ class CanonicalStore:
             KitError: ``corrupt``: the pack does not hold what it declares; nothing was merged.
 
         """
-        path = self.layout.canonical(config)
+        path = self.path(config)
         with self._translated(config):
             return merge_pack(str(path), str(pack), origin, config, set_aside, cursor, note, before_commit)
 
     def unsent_changes(self, config: str) -> list[tuple[int, dict[str, Any]]]:
-        """What was merged and is not yet known to be in the state database, as (sequence number, summary)."""
+        """What was merged and is not yet known to be in the state database, as (sequence number, summary).
+
+        Evaluation games count under a name of their own, because they are no games of the canonical store.
+        """
         with self._read(config) as conn:
-            return canonical.unsent_changes(conn) if conn else []
+            found = canonical.unsent_changes(conn) if conn else []
+        return [(number, _of_evaluation(summary)) for number, summary in found] if self.evaluation else found
 
     def mark_sent(self, config: str, up_to: int) -> None:
         """The state database holds the changes up to this sequence number."""
@@ -109,7 +126,7 @@ class CanonicalStore:
     @contextlib.contextmanager
     def _read(self, config: str) -> Iterator[sqlite3.Connection | None]:
         """A connection to a database that exists, or None."""
-        path = self.layout.canonical(config)
+        path = self.path(config)
         if not path.exists():
             yield None
             return
@@ -118,13 +135,13 @@ class CanonicalStore:
 
     @contextlib.contextmanager
     def _write(self, config: str) -> Iterator[sqlite3.Connection]:
-        with self._translated(config), canonical.opened(str(self.layout.canonical(config))) as conn:
+        with self._translated(config), canonical.opened(str(self.path(config))) as conn:
             yield conn
 
     @contextlib.contextmanager
     def _translated(self, config: str) -> Iterator[None]:
         """Turn SQLite's errors about a canonical database into those that say what to do next."""
-        path = self.layout.canonical(config)
+        path = self.path(config)
         try:
             yield
         except UnicodeDecodeError as error:  # SQLite's own words quote bytes of a damaged file
@@ -142,3 +159,9 @@ class CanonicalStore:
             if error.code == "old_dialect":
                 raise CanonicalStoreError(path, error.message) from error
             raise
+
+
+def _of_evaluation(summary: Mapping[str, Any]) -> dict[str, Any]:
+    counts = {"evaluation_games": int(summary.get("games_new", 0))}
+    names = ("games_new", "games_same", "games_revised", "games_renamed", "games_annotated")
+    return {**summary, **dict.fromkeys(names, 0), "canonical_games": None, "lag_seconds": None, "counts": counts}

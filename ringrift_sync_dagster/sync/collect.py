@@ -119,6 +119,7 @@ def settle(runtime: Runtime, trigger: str) -> None:
     for config in CONFIGS:
         try:
             deliver_changes(runtime.intake.store, runtime.state, config)
+            deliver_changes(runtime.intake.evaluation, runtime.state, config)
         except SyncError as error:
             _LOG.warning("config=%s error=%s", config, error)  # its partitions will fail with the same words
     for family in FAMILIES:

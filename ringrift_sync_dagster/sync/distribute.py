@@ -9,8 +9,9 @@ the next pass finds out what it lacks.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ringrift_sync_dagster.core.bandwidth import data_type_priority
@@ -58,6 +59,10 @@ _LEAST_PULL_SECONDS: Final = 60.0
 _SWITCHES: Final = 5
 """How often in one pass a node is led on to a version that was published meanwhile."""
 _LINKS: Final[Mapping[DataType, int]] = {DataType.MODELS: 2, DataType.NPZ: 1}
+
+
+class _NotServedError(TransferError):
+    """A holder did not serve a node; the next one does, or the owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +248,12 @@ class Distribution:
             trigger=work.order.trigger, reserved_bytes=artifact.size_bytes, disk=partition.node,
         )  # fmt: skip
         disk = disk_of_node(work.transport)
-        with runtime.bandwidth.transfer(wanted) as transfer, runtime.ladder.agent_of(work.node) as agent:
+        pulled = Pulled(None, "", ())
+        with (
+            contextlib.suppress(_NotServedError),
+            runtime.bandwidth.transfer(wanted) as transfer,
+            runtime.ladder.agent_of(work.node) as agent,
+        ):
             check_room(runtime, disk, artifact, partition, transfer.id)
             rate = transfer.pacer.rate
             seconds = min(PULL_SECONDS, _LEAST_PULL_SECONDS + 4 * artifact.size_bytes / rate)
@@ -253,8 +263,10 @@ class Distribution:
                 "token": issue_token(key, partition.node, [], clock.wall(), TOKEN_SECONDS),
             }  # fmt: skip
             pulled = agent.pull(artifact, order, deadline=clock.Deadline.after(seconds + _LEAST_PULL_SECONDS))
-            if pulled.pushed is not None:
-                transfer.done(replace(pulled.pushed, transport=p2p_http.NAME))
+            if pulled.pushed is None:  # so that the transfer's row says that it failed
+                why = "; ".join(one.get("message", "") for one in pulled.failures) or "no source served"
+                raise _NotServedError(work.node.name, p2p_http.NAME, f"{source.name} did not serve it: {why}")
+            transfer.done(pulled.pushed)
         return pulled
 
     def _is_known_to_be_there(self, work: Work, published: Published, tokens: Mapping[str, str]) -> bool:

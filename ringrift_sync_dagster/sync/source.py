@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from ringrift_sync_dagster.core.model import Artifact, Partition
+from ringrift_sync_dagster.core.bandwidth import data_type_priority
+from ringrift_sync_dagster.core.model import Artifact, DataType, Partition
 from ringrift_sync_dagster.errors import (
     ArtifactGoneError,
     RemoteCallError,
@@ -22,6 +23,7 @@ from ringrift_sync_dagster.errors import (
 from ringrift_sync_dagster.intake.arrival import Arrival
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.nodes import NodeFile
+from ringrift_sync_dagster.storage.canonical import CanonicalStore
 from ringrift_sync_dagster.sync.answers import PackAnswer, reached_end_at, read_list, read_pack, usable_cursor
 from ringrift_sync_dagster.sync.damaged import DAMAGED, list_damaged
 from ringrift_sync_dagster.sync.fields import Sender
@@ -43,16 +45,23 @@ class SourceCollector:
 
     Args:
         work: The partition, and what was done for it so far; grows with each pack.
+        file: The database.
 
     """
 
     work: Work
+    file: NodeFile
     _taken: set[str] = field(default_factory=set)
 
     @property
     def runtime(self) -> Runtime:
         """What to work with."""
         return self.work.runtime
+
+    @property
+    def store(self) -> CanonicalStore:
+        """Where its games go."""
+        return self.runtime.intake.store_of(self.file.path)
 
     @property
     def partition(self) -> Partition:
@@ -64,15 +73,16 @@ class SourceCollector:
         """What a person should know of the databases."""
         return self.work.notes
 
-    def collect(self, file: NodeFile) -> None:
+    def collect(self) -> None:
         """Bring everything that the database has for this config and the store lacks.
 
         Raises:
             SyncError: What stopped it; everything taken in before stays.
 
         """
+        file = self.file
         path, self._taken = file.path, set()
-        kept = self.runtime.intake.store.cursor(self.partition.config, self.partition.node, path)
+        kept = self.store.cursor(self.partition.config, self.partition.node, path)
         cursor = usable_cursor(kept)
         if file.token and reached_end_at(cursor) == file.token:
             return
@@ -112,7 +122,7 @@ class SourceCollector:
         if answer.artifact is not None:
             self._take_in(path, answer, cursor)
         elif cursor is not None and cursor != before:
-            self.runtime.intake.store.set_cursor(self.partition.config, self.partition.node, path, cursor)
+            self.store.set_cursor(self.partition.config, self.partition.node, path, cursor)
         if answer.short:
             told = self._order(path, {"cursor": cursor, "ids": list(answer.short), "aside": True})
             cursor = told.cursor
@@ -136,7 +146,7 @@ class SourceCollector:
         )
 
     def _list_through(self, path: str) -> None:
-        store, after, more = self.runtime.intake.store, None, True
+        store, after, more = self.store, None, True
         self._taken = set()
         while more and self.has_time(path):
             arguments = {"path": path, "config": self.partition.config, "after": after, "limit": LISTING_PAGE}
@@ -176,16 +186,24 @@ class SourceCollector:
             return
         if artifact.sha256 in self._taken:
             raise self._sender(path).error(f"it gives pack {artifact.sha256[:12]} again and again")
-        fetched = fetch(self.runtime, self.work.transport, artifact, self.partition, self.work.order.trigger)
+        priority = data_type_priority(DataType.GAMES, "up", archive=self.store.evaluation)
+        trigger = self.work.order.trigger
+        fetched = fetch(self.runtime, self.work.transport, artifact, self.partition, trigger, priority=priority)
         arrival = Arrival(
             artifact, fetched.path, self.partition.node, path, cursor, fetched.bytes_moved, fetched.seconds,
             fetched.transport, self.work.order.trigger, self.partition.config, answer.raw_bytes,
         )  # fmt: skip
         accepted = self.runtime.intake.accept(arrival)
         self._taken.add(artifact.sha256)
-        self.work.outcome = self.work.outcome.plus(
-            accepted, bytes_moved=fetched.bytes_moved, transport=fetched.transport
-        )
+        moved, transport = fetched.bytes_moved, fetched.transport
+        if self.store.evaluation:
+            outcome = self.work.outcome.with_asides(accepted.set_aside)
+            counts = {"evaluation_games": accepted.new}
+            self.work.outcome = outcome.counted(
+                counts, bytes_moved=moved, transport=transport, changed=accepted.changed
+            )
+        else:
+            self.work.outcome = self.work.outcome.plus(accepted, bytes_moved=moved, transport=transport)
         self._forget(artifact)
 
     def _forget(self, artifact: Artifact) -> None:
@@ -196,7 +214,7 @@ class SourceCollector:
             return
 
 
-def collect_source(collector: SourceCollector, file: NodeFile) -> SyncError | None:
+def collect_source(collector: SourceCollector) -> SyncError | None:
     """Collect one database; give what stopped it.
 
     An artifact that vanished or changed meanwhile is ordered once more. A database that a writer holds is noted and
@@ -205,11 +223,11 @@ def collect_source(collector: SourceCollector, file: NodeFile) -> SyncError | No
     failure: SyncError | None = None
     for _ in range(ORDER_TRIES):
         try:
-            collector.collect(file)
+            collector.collect()
         except (ArtifactGoneError, SourceChangedError) as error:
             failure = error
         except RemoteCallError as error:
-            return _refused(collector, file, error)
+            return _refused(collector, collector.file, error)
         except SyncError as error:
             return error
         else:

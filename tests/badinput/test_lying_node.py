@@ -218,9 +218,9 @@ def test_games_without_end_leave_the_pass_when_its_time_for_the_partition_is_ove
         (file,) = survey(runtime, transport, node, [DataType.GAMES]).of(DataType.GAMES, CONFIG)
         order = Order([CONFIG], [node], "test")
         work = Work(runtime, order, transport, node, partition, Outcome(partition), deadline=Deadline.after(0.5))
-        collector = SourceCollector(work)
+        collector = SourceCollector(work, file)
         started = time.monotonic()
-        assert collect_source(collector, file) is None
+        assert collect_source(collector) is None
         transport.close()
 
     assert time.monotonic() - started < 5
