@@ -190,3 +190,43 @@ def known_identities(conn: sqlite3.Connection, ids: List[str]) -> Dict[str, List
         )
         known[game_id] = [row[0] for row in rows]
     return known
+
+
+_LOOKED_DDL = (
+    "CREATE TABLE IF NOT EXISTS ringrift_looked (node TEXT NOT NULL, game_id TEXT NOT NULL, annotation TEXT NOT NULL,"
+    " PRIMARY KEY (node, game_id)) WITHOUT ROWID"
+)
+"""What a node's annotation of a game was when it was merged and still differed from ours: it is not asked for again."""
+
+
+def differing(conn: sqlite3.Connection, node: str, told: Dict[str, str]) -> List[str]:
+    """Of games told as id to annotation digest, those that this store has with another annotation, and has not met."""
+    have_looked = bool(table_columns(conn, "main", "ringrift_looked"))
+    found = []
+    for game_id, annotation in told.items():
+        row = conn.execute(
+            "SELECT annotation FROM ringrift_provenance WHERE game_id = ?1 OR origin_id = ?1 ORDER BY game_id LIMIT 1",
+            (game_id,),
+        ).fetchone()
+        if row is None or row[0] == annotation:
+            continue
+        seen = (
+            have_looked
+            and conn.execute(
+                "SELECT 1 FROM ringrift_looked WHERE node = ? AND game_id = ? AND annotation = ?",
+                (node, game_id, annotation),
+            ).fetchone()
+        )
+        if not seen:
+            found.append(game_id)
+    return found
+
+
+def looked(conn: sqlite3.Connection, node: str, told: Dict[str, str]) -> None:
+    """Remember annotations that were merged, inside the caller's transaction."""
+    conn.execute(_LOOKED_DDL)
+    conn.executemany(
+        "INSERT INTO ringrift_looked VALUES (?, ?, ?)"
+        " ON CONFLICT (node, game_id) DO UPDATE SET annotation = excluded.annotation",
+        [(node, game_id, annotation) for game_id, annotation in told.items()],
+    )

@@ -21,7 +21,7 @@ PAGE_GAMES = 500
 def list_games(
     path: str, name: str, scratch: str, config: str, after: Optional[Cursor], limit: int, now: float
 ) -> Dict[str, Any]:
-    """Give the next page: ``games`` as [id, identity digest, moves], the cursor behind them, and whether more follow.
+    """Give the next page: ``games`` as [id, identity digest, moves, annotation digest], the cursor behind it, ``more``.
 
     Raises:
         KitError: ``changed`` when the rows before ``after`` are no longer those of the page before; begin again
@@ -37,5 +37,5 @@ def list_games(
                 "changed", f"{name}: its rows changed places during the listing; list it again from the beginning", name
             )
         found = read_on(source, Request(config, max_games=limit), after or Cursor(number), now, token)
-        games = [[game.game_id, game.identity, game.moves] for game in all_digests(source.conn)]
+        games = [[game.game_id, game.identity, game.moves, game.annotation] for game in all_digests(source.conn)]
     return {"games": games, "cursor": found.cursor.as_json() if found.cursor else None, "more": found.more}

@@ -43,6 +43,8 @@ VARIABLES: Final[Mapping[str, str]] = {
     "pack_max_bytes": "RINGRIFT_SYNC_PACK_MAX_BYTES",
     "short_after_seconds": "RINGRIFT_SYNC_SHORT_AFTER_SECONDS",
     "keep_versions": "RINGRIFT_SYNC_KEEP_VERSIONS",
+    "deep_scan_interval": "RINGRIFT_SYNC_DEEP_SCAN_INTERVAL",
+    "deep_scan_share": "RINGRIFT_SYNC_DEEP_SCAN_SHARE",
     "max_packs_down": "RINGRIFT_SYNC_MAX_PACKS_DOWN",
 }
 # Setting -> key of the inventory's section auto_sync.
@@ -108,6 +110,8 @@ class Settings(BaseSettings):
         pack_max_bytes: Bytes of rows in one pack before compression, about.
         short_after_seconds: Stillness after which a finished game without all its moves is reported as short.
         max_packs_down: Packs of canonical games that one pass brings to a partition's node, at most.
+        deep_scan_interval: Seconds from the end of one slow look at a node's database to the next one.
+        deep_scan_share: Which part of one core of the node a slow look may use.
         keep_versions: Replaced versions of an npz (and, on nodes, of a model) that stay and can be put back.
         agent_port: Port of the node service where the inventory says nothing else.
 
@@ -135,6 +139,8 @@ class Settings(BaseSettings):
     short_after_seconds: Seconds = 600.0
     keep_versions: int = Field(default=3, ge=0)
     max_packs_down: int = Field(default=1000, ge=1)
+    deep_scan_interval: Seconds = 6 * 3600.0
+    deep_scan_share: float = Field(default=0.05, gt=0, le=1)
     agent_port: int = Field(default=8765, ge=1, le=65535)
 
     _warnings: tuple[Problem, ...] = PrivateAttr(default=())

@@ -73,6 +73,17 @@ class CanonicalStore:
             known = canonical.known_identities(conn, [game_id for game_id, _ in listed]) if conn else {}
         return [game_id for game_id, identity in listed if identity not in known.get(game_id, ())]
 
+    def differing(self, config: str, node: str, told: Mapping[str, str]) -> list[str]:
+        """Of games that a node told as id to annotation digest, those whose annotation the store has not met."""
+        with self._read(config) as conn:
+            has_store = conn is not None and canonical.get(conn, "store_id") is not None
+            return canonical.differing(conn, node, dict(told)) if conn is not None and has_store else []
+
+    def looked(self, config: str, node: str, told: Mapping[str, str]) -> None:
+        """Remember annotations of a node that were merged."""
+        with self._write(config) as conn, canonical.writing(conn):
+            canonical.looked(conn, node, dict(told))
+
     def games(self, config: str) -> int:
         """Number of games; 0 when there is no database."""
         with self._read(config) as conn:

@@ -83,12 +83,14 @@ class ListAnswer:
 
     Args:
         games: Complete games as (id, identity digest).
+        annotations: The digest of each game's annotation by id; nothing of a node whose kit does not tell it yet.
         cursor: How far the page reaches.
         more: There is another page.
 
     """
 
     games: tuple[tuple[str, str], ...]
+    annotations: Mapping[str, str]
     cursor: Cursor
     more: bool
 
@@ -135,8 +137,10 @@ def read_list(result: Mapping[str, Any], sender: Sender, *, limit: int) -> ListA
     """
     with makes_sense(sender):
         rows = list_of(result["games"], "games", 2 * limit)
-        games = tuple(_listed(row) for row in rows)
-        return ListAnswer(games, read_cursor(result["cursor"]), flag(result, "more"))
+        listed = [_listed(row) for row in rows]
+        annotations = {game_id: annotation for game_id, _, annotation in listed if annotation}
+        games = tuple((game_id, identity) for game_id, identity, _ in listed)
+        return ListAnswer(games, annotations, read_cursor(result["cursor"]), flag(result, "more"))
 
 
 def read_manifest(answer: Mapping[str, Any], sender: Sender) -> dict[str, Any]:
@@ -204,12 +208,13 @@ def _is_flat(value: object, depth: int) -> bool:
     return inner is None or (depth > 0 and all(_is_flat(item, depth - 1) for item in inner))
 
 
-def _listed(row: object) -> tuple[str, str]:
-    game_id, identity, moves = list_of(row, "a game of the list", 3)
-    if not isinstance(identity, str) or not SHA256.fullmatch(identity):
-        raise ValueError(f"a game of the list has no digest: {identity!r:.100}")
+def _listed(row: object) -> tuple[str, str, str]:
+    game_id, identity, moves, *rest = list_of(row, "a game of the list", 4)
+    for digest in (identity, *rest):
+        if not isinstance(digest, str) or not SHA256.fullmatch(digest):
+            raise ValueError(f"a game of the list has no digest: {digest!r:.100}")
     whole(moves, "moves")
-    return text(game_id, "a game's id", ID_CHARS), identity
+    return text(game_id, "a game's id", ID_CHARS), identity, rest[0] if rest else ""
 
 
 def _entry(entry: object) -> dict[str, Any]:

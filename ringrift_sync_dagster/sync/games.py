@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from ringrift_sync_dagster.core.bandwidth import data_type_priority
 from ringrift_sync_dagster.core.model import Artifact, DataType
-from ringrift_sync_dagster.errors import CanonicalStoreError, NextStep, SyncError
+from ringrift_sync_dagster.errors import CanonicalStoreError, NextStep, RemoteCallError, SyncError
 from ringrift_sync_dagster.node.cursor import parse
 from ringrift_sync_dagster.node.errors import KitError
 from ringrift_sync_dagster.node.pack import Request, make_pack
@@ -26,6 +26,7 @@ from ringrift_sync_dagster.state.changes import Change
 from ringrift_sync_dagster.state.nodes import NodeFile
 from ringrift_sync_dagster.state.placements import Placement, placed, placement_of
 from ringrift_sync_dagster.sync.answers import UNKNOWN_CONFIG, usable_cursor
+from ringrift_sync_dagster.sync.deep import look_deeper
 from ringrift_sync_dagster.sync.fields import Sender, makes_sense, text
 from ringrift_sync_dagster.sync.passes import Errors, Order, Work
 from ringrift_sync_dagster.sync.report import Note
@@ -75,6 +76,24 @@ class GamesMover:
                 errors.append((file.path, error))
                 if error.next_step in _NODE_WIDE:
                     break
+            if work.deadline.expired:
+                break
+        if not errors:
+            errors += self._look_deeper(work, files)
+        return errors
+
+    def _look_deeper(self, work: Work, files: Sequence[NodeFile]) -> Errors:
+        """Go on with the slow look at each database, when everything new has come."""
+        errors: Errors = []
+        for file in files:
+            try:
+                look_deeper(SourceCollector(work, file))
+            except RemoteCallError as error:
+                if error.code != "locked":
+                    errors.append((file.path, error))
+            except SyncError as error:
+                errors.append((file.path, error))
+                break
             if work.deadline.expired:
                 break
         return errors

@@ -24,7 +24,14 @@ from ringrift_sync_dagster.intake.arrival import Arrival
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.nodes import NodeFile
 from ringrift_sync_dagster.storage.canonical import CanonicalStore
-from ringrift_sync_dagster.sync.answers import PackAnswer, reached_end_at, read_list, read_pack, usable_cursor
+from ringrift_sync_dagster.sync.answers import (
+    ListAnswer,
+    PackAnswer,
+    reached_end_at,
+    read_list,
+    read_pack,
+    usable_cursor,
+)
 from ringrift_sync_dagster.sync.damaged import DAMAGED, list_damaged
 from ringrift_sync_dagster.sync.fields import Sender
 from ringrift_sync_dagster.sync.passes import Work
@@ -149,13 +156,28 @@ class SourceCollector:
         store, after, more = self.store, None, True
         self._taken = set()
         while more and self.has_time(path):
-            arguments = {"path": path, "config": self.partition.config, "after": after, "limit": LISTING_PAGE}
-            page = read_list(self._call("list", arguments), self._sender(path), limit=LISTING_PAGE)
+            page = self.page(after)
             self._order_by_id(path, store.missing(self.partition.config, page.games))
             before, after, more = after, page.cursor, page.more and bool(page.games)
             if more:
                 self._require_progress(path, before, after)
             store.set_cursor(self.partition.config, self.partition.node, path, after)
+
+    def page(self, after: Mapping[str, Any] | None) -> ListAnswer:
+        """Have the node list its complete games behind a page.
+
+        Raises:
+            SyncError: The node could not be asked, or its rows changed places (``changed``).
+
+        """
+        path, config = self.file.path, self.partition.config
+        arguments = {"path": path, "config": config, "after": after, "limit": LISTING_PAGE}
+        return read_list(self._call("list", arguments), self._sender(path), limit=LISTING_PAGE)
+
+    def order_by_id(self, ids: Sequence[str]) -> None:
+        """Bring games that the store has already, as they are now."""
+        self._taken = set()
+        self._order_by_id(self.file.path, ids)
 
     def _order_by_id(self, path: str, ids: Sequence[str]) -> None:
         while ids:
