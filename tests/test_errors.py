@@ -8,6 +8,7 @@ import ringrift_sync_dagster.errors as tree
 from ringrift_sync_dagster.errors import (
     CollectFailedError,
     ConfigError,
+    InvalidFileError,
     LeaseHeldError,
     NextStep,
     PackRefusedError,
@@ -23,6 +24,7 @@ PROBLEM = Problem("hosts/vast.yaml", 7, "vast-1", "ssh_port", "'22abc' is no por
 SAMPLES: list[SyncError] = [
     ConfigError([PROBLEM]),
     PackRefusedError("ab" * 32, "vast-1", "it has a trigger"),
+    InvalidFileError("data/training/hex8_2p.npz", "it has no samples"),
     LeaseHeldError("canonical:hex8_2p", "hub-1, process 7"),
     CollectFailedError(["hex8_2p|vast-1: no answer"]),
     RemoteCallError("vast-1", "p2p_http", "the file is locked", "locked", "data/games/x.db"),
@@ -57,6 +59,7 @@ EXPECTED = {
             "TokenError",
             "RemoteCallError",
             "PackRefusedError",
+            "InvalidFileError",
         ),
         *("StateError", "CanonicalStoreError", "CollectFailedError"),
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import signal
 import time
@@ -29,9 +30,9 @@ def slow_root(tmp_path: Path) -> Path:
 def workers(agent: AgentProcess) -> list[int]:
     found = []
     for pid in children(agent.pid):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if b"spawn_main" in command:
-            found.append(pid)
+        with contextlib.suppress(FileNotFoundError):  # it has ended since
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
     return found
 
 

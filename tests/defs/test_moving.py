@@ -100,10 +100,13 @@ def test_a_rectangle_is_one_run_and_records_only_what_changed(
     result = run(instance, "games_job", tags=rectangle("hex8_2p|runpod-a1", "hex8_4p|vast-900001"))
 
     assert result.success
-    assert set(recorded(instance)) == {"hex8_2p|vast-900001", "hex8_3p|runpod-a1"}
+    found = recorded(instance)
+    new = {key for key, numbers in found.items() if numbers["games_new"]}
+    assert new == {"hex8_2p|vast-900001", "hex8_3p|runpod-a1"}
+    assert found["hex8_2p|runpod-a1"]["brought"] == 2  # it trains
     (observation,) = observations(instance)
     assert observation.partition is None
-    assert observation.metadata["unchanged"].value == 4
+    assert observation.metadata["unchanged"].value == 3
 
 
 def test_what_did_not_change_is_not_recorded_again(
@@ -125,7 +128,7 @@ def test_one_failed_partition_does_not_stop_the_others_and_is_named(
     result = run(instance, "games_job", tags=rectangle("hex8_2p|nebius-t1", "hex8_2p|vast-900001"))
 
     assert not result.success
-    assert set(recorded(instance)) == {"hex8_2p|vast-900001"}
+    assert set(recorded(instance)) == {"hex8_2p|vast-900001", "hex8_2p|runpod-a1"}
     assert "1 partition failed" in failure_of(result)
     assert "hex8_2p|nebius-t1" in failure_of(result)
 
@@ -151,7 +154,12 @@ def test_a_backfill_also_answers_for_what_did_not_change(
     run(instance, "games_job", tags=tags)
 
     outcomes = {key: numbers["outcome"] for key, numbers in recorded(instance).items()}
-    assert outcomes == {"hex8_2p|vast-900001": "changed", "hex8_2p|runpod-a1": "unchanged"}
+    assert outcomes == {"hex8_2p|vast-900001": "changed", "hex8_2p|runpod-a1": "changed"}
+
+    run(instance, "games_job", tags=tags)
+
+    outcomes = {key: numbers["outcome"] for key, numbers in recorded(instance).items()}
+    assert outcomes == {"hex8_2p|vast-900001": "unchanged", "hex8_2p|runpod-a1": "unchanged"}
 
 
 def test_the_op_job_brings_the_nodes_in_step_and_collects_what_its_config_says(
