@@ -30,7 +30,7 @@ from ringrift_sync_dagster.settings.identity import issue_token, load_coordinato
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state.admission import TransferRequest
 from ringrift_sync_dagster.state.changes import Change
-from ringrift_sync_dagster.state.nodes import NodeFile
+from ringrift_sync_dagster.state.nodes import NodeFile, node_row
 from ringrift_sync_dagster.state.placements import Placement, all_placements, placed, placement_of
 from ringrift_sync_dagster.state.receipts import ArtifactRow, Receipt, drop_receipt
 from ringrift_sync_dagster.state.versions import (
@@ -324,9 +324,12 @@ class Distribution:
             self.holders.add(sha256, node.name)
 
     def _may_serve(self, name: str) -> bool:
-        """Say whether other nodes can reach this one's agent."""
+        """Say whether other nodes can reach this one's agent; one that we reach over SSH only may have none."""
         node = self._runtime.inventory.nodes.get(name)
-        return node is not None and node.collectable and not node.nat_blocked and bool(node.own_addresses)
+        if node is None or not node.collectable or node.nat_blocked or not node.own_addresses:
+            return False
+        row = node_row(self._runtime.state, name)
+        return row is not None and row.transport == p2p_http.NAME
 
 
 def _described(node: Node) -> dict[str, str]:
