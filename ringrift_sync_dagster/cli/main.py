@@ -21,6 +21,7 @@ VERBS: Final = {
     "sync": Verb("sync", "sync", "Move data between nodes and their owner now."),
     "promote": Verb("versions", "promote", "Make a model the promoted one of its config."),
     "versions": Verb("versions", "versions", "See versions of npz and models, and put one back."),
+    "where": Verb("catalog", "where", "Show on which nodes the data of a config lies."),
     "status": Verb("status", "status", "Show nodes, partitions, running transfers and what waits to be recorded."),
     "hosts": Verb("hosts", "hosts", "Look after the inventory (hosts/*.yaml)."),
     "token": Verb("tokens", "token", "Sign a token for a node."),
