@@ -115,7 +115,7 @@ class Follower:
             return [game_id for game_id, _, _ in games]
         with canonical.opened(str(self.shop.canonical)) as conn:
             known = canonical.known_identities(conn, [game_id for game_id, _, _ in games])
-        return [game_id for game_id, identity, _ in games if identity not in known.get(game_id, ())]
+        return [game_id for game_id, identity, *_ in games if identity not in known.get(game_id, ())]
 
     def packed(self) -> set[tuple[str, str]]:
         """Every game that ever left in a pack, as (id, content); each must be complete."""
