@@ -112,9 +112,9 @@ class Follower:
 
     def _missing(self, games: list[list[Any]]) -> list[str]:
         if not self.shop.canonical.exists():
-            return [game_id for game_id, _, _ in games]
+            return [game_id for game_id, *_ in games]
         with canonical.opened(str(self.shop.canonical)) as conn:
-            known = canonical.known_identities(conn, [game_id for game_id, _, _ in games])
+            known = canonical.known_identities(conn, [game_id for game_id, *_ in games])
         return [game_id for game_id, identity, *_ in games if identity not in known.get(game_id, ())]
 
     def packed(self) -> set[tuple[str, str]]:
