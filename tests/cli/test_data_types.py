@@ -41,6 +41,7 @@ def export(cluster: EmbeddedCluster, count: int) -> None:
     make_export(path, CONFIG, count, str(count))
 
 
+@pytest.mark.cluster
 def test_two_types_are_moved_and_told_apart(cli: Command, shared_cluster: EmbeddedCluster) -> None:
     export(shared_cluster, 5)
     write_model(shared_cluster.node_root(NODE) / f"models/candidate_{CONFIG}.pth", "c")
@@ -56,6 +57,7 @@ def test_two_types_are_moved_and_told_apart(cli: Command, shared_cluster: Embedd
     assert "1 partitions, 0 failed, 0 changed" in again.stdout
 
 
+@pytest.mark.cluster
 def test_versions_are_shown_and_one_is_put_back_by_its_first_digits(
     cli: Command, shared_cluster: EmbeddedCluster
 ) -> None:

@@ -243,20 +243,20 @@ with Runtime.open(load_settings()) as runtime:
     collect(runtime, configs=[sys.argv[1]], nodes=[sys.argv[2]]).raise_if_failed()
 """
 POINTS = [
-    "install.synced",
+    pytest.param("install.synced", marks=pytest.mark.cluster),
     "install.renamed",
-    "install.durable",
-    "collect.fetched",
-    "merge.inserted",
+    pytest.param("install.durable", marks=pytest.mark.cluster),
+    pytest.param("collect.fetched", marks=pytest.mark.cluster),
+    pytest.param("merge.inserted", marks=pytest.mark.cluster),
     "merge.before_commit",
     "merge.after_commit",
-    "quarantine.data",
-    "intake.set_aside",
-    "intake.before_receipt",
+    pytest.param("quarantine.data", marks=pytest.mark.cluster),
+    pytest.param("intake.set_aside", marks=pytest.mark.cluster),
+    pytest.param("intake.before_receipt", marks=pytest.mark.cluster),
     "intake.receipt",
-    "changes.copied",
-    "intake.delivered",
-    "intake.removed",
+    pytest.param("changes.copied", marks=pytest.mark.cluster),
+    pytest.param("intake.delivered", marks=pytest.mark.cluster),
+    pytest.param("intake.removed", marks=pytest.mark.cluster),
 ]
 
 

@@ -101,6 +101,7 @@ def test_the_next_pass_brings_nothing(owner: Owner) -> None:
         assert not any(outcome.changed for outcome in outcomes.values())
 
 
+@pytest.mark.cluster
 def test_a_link_that_somebody_removed_comes_back(owner: Owner) -> None:
     owner.promote(weights(1, 1000))
     for _ in range(3):
@@ -112,6 +113,7 @@ def test_a_link_that_somebody_removed_comes_back(owner: Owner) -> None:
     assert owner.model(NODES[0]).read_bytes() == weights(1, 1000)
 
 
+@pytest.mark.cluster
 def test_an_npz_is_brought_with_its_own_priority(owner: Owner) -> None:
     owner.promote(weights(1, 1000), DataType.NPZ)
 
@@ -122,6 +124,7 @@ def test_an_npz_is_brought_with_its_own_priority(owner: Owner) -> None:
         assert {row.priority for row in transfer_rows(runtime.state)} == {"high"}
 
 
+@pytest.mark.cluster
 def test_an_export_that_nobody_collected_fails_its_partition_and_stays(owner: Owner) -> None:
     owner.promote(weights(1, 1000), DataType.NPZ)
     owner.export(NODES[0]).parent.mkdir(parents=True)
@@ -218,6 +221,7 @@ def test_a_promotion_while_the_first_one_is_brought_is_brought_in_the_same_pass(
     assert owner.model(NODES[0]).read_bytes() == weights(2, 1000)
 
 
+@pytest.mark.cluster
 def test_without_the_key_the_owner_pushes_to_every_node(owner: Owner) -> None:
     shutil.rmtree(owner.settings.home / "keys")
     owner.promote(weights(1, 1000))
@@ -227,6 +231,7 @@ def test_without_the_key_the_owner_pushes_to_every_node(owner: Owner) -> None:
     assert {owner.model(node).read_bytes() for node in NODES} == {weights(1, 1000)}
 
 
+@pytest.mark.cluster
 def test_a_target_killed_in_the_middle_of_a_pull_is_caught_up(owner: Owner) -> None:
     owner.promote(weights(1, 60_000_000))
     owner.distribute(NODES[0])
@@ -275,6 +280,7 @@ def test_a_node_without_an_agent_is_pushed_to_over_ssh(tmp_path: Path) -> None:
         assert owner.model(names[1]).read_bytes() == weights(1)
 
 
+@pytest.mark.cluster
 def test_where_the_state_was_lost_the_serial_catches_up_with_the_nodes(owner: Owner) -> None:
     for seed in (1, 2, 3):
         owner.promote(weights(seed, 1000))

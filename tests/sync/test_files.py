@@ -352,16 +352,16 @@ def test_nodes_follow_an_owner_whose_state_database_was_lost(field_: Field, tmp_
 
 
 POINTS = [
-    "install.renamed",
-    "collect.fetched",
-    "files.named",
-    "files.kept",
+    pytest.param("install.renamed", marks=pytest.mark.cluster),
+    pytest.param("collect.fetched", marks=pytest.mark.cluster),
+    pytest.param("files.named", marks=pytest.mark.cluster),
+    pytest.param("files.kept", marks=pytest.mark.cluster),
     "files.recorded",
-    "publish.recorded",
+    pytest.param("publish.recorded", marks=pytest.mark.cluster),
     "links.made",
-    "links.switched",
-    "publish.switched",
-    "files.removed",
+    pytest.param("links.switched", marks=pytest.mark.cluster),
+    pytest.param("publish.switched", marks=pytest.mark.cluster),
+    pytest.param("files.removed", marks=pytest.mark.cluster),
 ]
 
 

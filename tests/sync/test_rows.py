@@ -194,18 +194,18 @@ with Runtime.open(load_settings()) as runtime:
         report.raise_if_failed()
 """
 POINTS = [
-    "install.renamed",
-    "collect.fetched",
-    "union.merged",
-    "quarantine.data",
-    "rows.set_aside",
+    pytest.param("install.renamed", marks=pytest.mark.cluster),
+    pytest.param("collect.fetched", marks=pytest.mark.cluster),
+    pytest.param("union.merged", marks=pytest.mark.cluster),
+    pytest.param("quarantine.data", marks=pytest.mark.cluster),
+    pytest.param("rows.set_aside", marks=pytest.mark.cluster),
     "union.before_commit",
-    "union.after_commit",
-    "rows.before_receipt",
+    pytest.param("union.after_commit", marks=pytest.mark.cluster),
+    pytest.param("rows.before_receipt", marks=pytest.mark.cluster),
     "rows.receipt",
-    "changes.copied",
-    "rows.delivered",
-    "rows.removed",
+    pytest.param("changes.copied", marks=pytest.mark.cluster),
+    pytest.param("rows.delivered", marks=pytest.mark.cluster),
+    pytest.param("rows.removed", marks=pytest.mark.cluster),
 ]
 
 
