@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ TOGETHER = {
     "tests/sync/test_deploy.py": "deploy",  # one installation for all of them
     "tests/sync/test_deploy_in_place.py": "deploy in place",
     "tests/transports/test_namespaces.py": "namespaces",  # one network of its own
+    "tests/demo/test_cargo.py": "cargo",  # one cluster that was moved
 }
 
 Ask = Callable[..., dict[str, Any]]
@@ -40,6 +42,14 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no typ
 
     def _split_scope(self, nodeid: str) -> str:
         return TOGETHER.get(nodeid.partition("::")[0], nodeid)
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C as a terminal gives it: a shell starts `make test &` with SIGINT ignored.
+
+    Dagster lets SIGTERM do in a process what SIGINT does there, and what is ignored, children inherit.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

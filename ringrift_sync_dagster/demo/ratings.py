@@ -60,8 +60,11 @@ class PlayedMatch:
     timestamp: float
 
 
-def make_matches(seed: str, config: str, count: int, *, models: int = 6) -> list[PlayedMatch]:
-    """Make up matches of one config, in the order in which they were played; the same seed gives the same ones."""
+def make_matches(seed: str, config: str, count: int, *, models: int = 6, start: int = 0) -> list[PlayedMatch]:
+    """Make up matches of one config, in the order in which they were played; the same seed gives the same ones.
+
+    ``models`` of three kinds play, a match each minute, the first one ``start`` minutes after ``START``.
+    """
     chance = random.Random(f"{seed}/{config}")
     board, _, players = config.rpartition("_")
     number = int(players[:-1])
@@ -70,7 +73,7 @@ def make_matches(seed: str, config: str, count: int, *, models: int = 6) -> list
     for turn in range(count):
         who = tuple(chance.sample(names, number))
         ranks = tuple(chance.sample(range(number), number)) if chance.random() < _DECIDED else (0,) * number
-        at = START + turn * 60 + chance.randrange(0, 240) / 4
+        at = START + (start + turn) * 60 + chance.randrange(0, 240) / 4
         found.append(PlayedMatch(f"{seed}-{config}-{turn}", board, number, who, ranks, at))
     return found
 

@@ -29,7 +29,7 @@ from ringrift_sync_dagster.node.errors import KitError
 from ringrift_sync_dagster.node.patterns import CONFIGS
 from ringrift_sync_dagster.node.records import FAMILIES, Refused, canonical_json
 from ringrift_sync_dagster.settings import clock
-from ringrift_sync_dagster.state.leases import hold
+from ringrift_sync_dagster.state.leases import Lease, hold
 from ringrift_sync_dagster.state.receipts import ArtifactRow, Receipt, add_receipt
 from ringrift_sync_dagster.state.schema import receipts, versions
 from ringrift_sync_dagster.state.store import StateStore
@@ -105,6 +105,34 @@ class RowsIntake:
         self._let_go(arrival.path)
         return accepted
 
+    def settle(self, family: str, trigger: str) -> None:
+        """Compute what follows from all rows of each config that is due: ratings, once for the packs of a pass.
+
+        Raises:
+            LocalDiskError: Our disk is full; the config stays due.
+            LeaseHeldError: Another process merged for five minutes; as above.
+            CanonicalStoreError: The merged database cannot be used; as above.
+
+        """
+        for config, node in sorted(self.store.due(family).items()):
+            fields = {
+                "data_type": FAMILIES[family], "direction": "up", "at": clock.wall(), "config": config, "node": node,
+                "artifact": "", "trigger": trigger,
+            }  # fmt: skip
+            note = union.Note(f"settle-{family}-{config}-{os.urandom(8).hex()}", node, fields, None)
+            with self._merging(family) as lease:
+                self.store.settle(family, config, note, lease.check)
+        deliver_changes(self.store, self.state, family)
+
+    @contextlib.contextmanager
+    def _merging(self, family: str) -> Iterator[Lease]:
+        """Be the one that writes the family's database."""
+        with (
+            self._turns[family],
+            hold(self.state, f"records:{family}", wait_seconds=LEASE_WAIT_SECONDS) as lease,
+        ):
+            yield lease
+
     def describe(self, arrival: Arrival) -> tuple[str, str]:
         """The family and config that a pack says it is of.
 
@@ -125,10 +153,7 @@ class RowsIntake:
                 self._put_aside(arrival, one)
 
         note = union.Note(change_id, arrival.node, self._fields(arrival, pack, started), _cursor(arrival, pack))
-        with (
-            self._turns[pack.family],
-            hold(self.state, f"records:{pack.family}", wait_seconds=LEASE_WAIT_SECONDS) as lease,
-        ):
+        with self._merging(pack.family) as lease:
             try:
                 merged = self.store.merge(pack, note, set_aside, lease.check)
             except KitError as error:

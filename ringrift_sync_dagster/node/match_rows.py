@@ -80,14 +80,16 @@ def prepare(conn: sqlite3.Connection) -> None:
 
 
 class Shape:
-    """Which columns the matches of one database have.
+    """Which columns the matches of one database have; ``carried``: those to read beside what makes the match.
 
     Raises:
         KitError: ``no_games_table`` where there are no matches in a form that is known.
 
     """
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, conn: sqlite3.Connection, carried: Sequence[str] = CARRIED) -> None:
+        self._carried = carried
+        self._configs: Dict[Tuple[object, object], str] = {}
         self.columns = table_columns(conn, "main", TABLE)
         pair = next((names for names in _DIALECTS if set(names) <= set(self.columns)), None)
         lacking = [name for name in ("board_type", "num_players", "timestamp") if name not in self.columns]
@@ -97,7 +99,7 @@ class Shape:
         self.pair = pair
         wanted = (
             *(pair or ()), "participant_ids", "rankings", *_WINNERS, "board_type", "num_players", "timestamp",
-            "game_id", *CARRIED,
+            "game_id", *carried,
         )  # fmt: skip
         self.names = [name for name in wanted if name in self.columns]
         listed = ", ".join(quoted(self.columns[name]) for name in self.names)
@@ -109,7 +111,10 @@ class Shape:
             yield Row(rowid, self._record(dict(zip(self.names, found))))
 
     def _record(self, row: Dict[str, Any]) -> Record:
-        config = patterns.config_key(row["board_type"], row["num_players"]) or ""
+        place = (row["board_type"], row["num_players"])
+        config = self._configs.get(place)
+        if config is None:
+            config = self._configs[place] = patterns.config_key(*place) or ""
         try:
             body = self._body(row, config)
         except ValueError as error:
@@ -130,7 +135,7 @@ class Shape:
         game_id = row.get("game_id")
         body: Body = {
             "participants": participants, "ranks": [plain(rank) for rank in ranks], "game_id": plain(game_id) or "",
-            "timestamp": plain(row["timestamp"]), **{name: plain(row.get(name)) for name in CARRIED},
+            "timestamp": plain(row["timestamp"]), **{name: plain(row.get(name)) for name in self._carried},
         }  # fmt: skip
         body["board"], body["players"] = board_of(config) if config else (plain(row["board_type"]), row["num_players"])
         wrong = wrong_with(body, config)

@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from .match_rows import CARRIED, KIND, TABLE, Row, Shape, board_of, key_of, prepare, where, wrong_with
 from .records import ASIDE, Body, Merged, Reading, Record, Refused, digest
 from .source import quoted, table_columns
-from .standings import rate
+from .standings import Rated, rate, settle
 
 _LOOKUP = 400  # values in one statement: below SQLite's smallest limit of 999 variables
 
@@ -108,9 +108,9 @@ def merge(conn: sqlite3.Connection, records: Sequence[Record], config: str) -> M
         refused.append(Refused(loser, "same_id_other_match", f"another match has its game id {key[2:60]}"))
     _insert(conn, shape, new)
     _insert_participants(conn, new)
-    checks = rate(conn, config, new, replaced=replaced) if new else {}
+    rated = rate(conn, config, new, replaced=replaced) if new else Rated({})
     counts = {"matches_new": len(new) - replaced, "matches_same": len(known)}
-    return Merged(counts, refused, checks, bool(new or refused))
+    return Merged(counts, refused, rated.checks, bool(new or refused), rated.due)
 
 
 def _core(record: Record) -> List[object]:
@@ -174,4 +174,4 @@ def _insert_participants(conn: sqlite3.Connection, records: Sequence[Record]) ->
     conn.executemany(f"INSERT OR IGNORE INTO participants ({', '.join(names)}) VALUES ({marks})", rows)
 
 
-__all__ = ["all_records", "checked", "merge", "prepare", "read"]
+__all__ = ["all_records", "checked", "merge", "prepare", "read", "settle"]

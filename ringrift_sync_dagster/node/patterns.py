@@ -93,6 +93,7 @@ def config_key(board: object, players: object) -> Optional[str]:
     return key if key in CONFIGS else None
 
 
+@functools.lru_cache(maxsize=4096)
 def config_of_name(name: str) -> Optional[str]:
     """Find the configuration that a file or folder name tells: ``hex8_2p``, ``2p_hex8`` or the old ``hex8_2``."""
     text = name.lower()

@@ -78,16 +78,20 @@ class Refused(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """What a union did: counts by the names of changes, what does not enter, checks by name, whether rows changed."""
+    """What a union did: counts by the names of changes, what does not enter, checks by name, whether rows changed.
+
+    ``due``: what follows from all rows is not written yet; the family's ``settle`` does it once for many unions.
+    """
 
     counts: Dict[str, int]
     refused: List[Refused]
     checks: Dict[str, bool]
     changed: bool
+    due: bool = False
 
 
 def family(name: str) -> Any:  # noqa: ANN401 - a module; its functions are those of both families
-    """Give the module of a family: ``prepare``, ``read``, ``all_records``, ``checked`` and ``merge``."""
+    """Give the module of a family: ``prepare``, ``read``, ``all_records``, ``checked``, ``merge`` and ``settle``."""
     if name not in FAMILIES:
         raise KitError("bad_arguments", f"kind must be one of {', '.join(FAMILIES)}")
     return importlib.import_module(f".{name}", __package__)

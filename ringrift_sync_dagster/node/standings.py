@@ -1,14 +1,16 @@
 """The ratings of one config in a database: written with the matches that change them, and computed again to compare.
 
 They are written on top of the old ones where all new matches are later than every one before, else computed from all
-matches. Both give the same bits, because both let the same matches count in the same order (``elo``).
+matches. Both give the same bits, because both let the same matches count in the same order (``elo``). An owner unites
+many packs, whose matches lie between each other in time, and computes once at the end (``settle``); until then the
+ratings are those of before, and the database says that they are due.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Set
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set
 
 from . import canonical, elo
 from .match_rows import KIND, TABLE, Shape, board_of, where
@@ -16,11 +18,18 @@ from .records import Record, digest
 from .source import table_columns
 
 
-def rate(conn: sqlite3.Connection, config: str, new: Sequence[Record], *, replaced: bool) -> Dict[str, bool]:
-    """Write the ratings of the config; give the check where everything was computed."""
+class Rated(NamedTuple):
+    """What became of the ratings: the check where all were computed, or that they are due."""
+
+    checks: Dict[str, bool]
+    due: bool = False
+
+
+def rate(conn: sqlite3.Connection, config: str, new: Sequence[Record], *, replaced: bool) -> Rated:
+    """Write the ratings of the config now that there are new matches; an owner leaves what takes all to ``settle``."""
     board, players = board_of(config)
-    if not {"participant_id", "rating"} <= set(table_columns(conn, "main", "elo_ratings")):
-        return {}
+    if not _has_ratings(conn):
+        return Rated({})
     memory = _remembered(conn, config)
     matches = [_match(record) for record in new]
     first = min(match.position for match in matches)
@@ -33,13 +42,25 @@ def rate(conn: sqlite3.Connection, config: str, new: Sequence[Record], *, replac
             standings = elo.computed(matches, standings)
             _write(conn, board, players, {name: standings[name] for name in touched})
             _remember(conn, config, matches, standings, _count(conn, board, players))
-            return {}
+            return Rated({})
+    if canonical.get(conn, "store_id") is not None:
+        return Rated({}, due=True)
+    return Rated(settle(conn, config))
+
+
+def settle(conn: sqlite3.Connection, config: str) -> Dict[str, bool]:
+    """Compute the ratings of a config from all its matches and write them, inside the caller's transaction."""
+    board, players = board_of(config)
     everything = list(_matches_of(conn, config))
     standings = elo.computed(everything, {})
     _write(conn, board, players, standings)
     _remember(conn, config, everything, read_standings(conn, board, players), _count(conn, board, players))
     written = read_standings(conn, board, players, set(standings))
     return {"ratings_equal_recomputation": written == standings}
+
+
+def _has_ratings(conn: sqlite3.Connection) -> bool:
+    return {"participant_id", "rating"} <= set(table_columns(conn, "main", "elo_ratings"))
 
 
 def ratings_hold(conn: sqlite3.Connection, config: str) -> bool:
@@ -109,6 +130,6 @@ def _count(conn: sqlite3.Connection, board: str, players: int) -> int:
 
 def _matches_of(conn: sqlite3.Connection, config: str) -> Iterable[elo.Match]:
     clause, values = where(*board_of(config))
-    for row in Shape(conn).rows(conn, clause, values):
+    for row in Shape(conn, carried=()).rows(conn, clause, values):
         if row.record.kind == KIND and row.record.config == config:
             yield _match(row.record)

@@ -24,6 +24,8 @@ LIVE_BUSY_MS = 10_000
 """How long a writer on the node may keep us waiting; upstream's own programs wait as long for each other."""
 
 
+_DUE = "due:"
+"""Begins the key under which the marker has, for each config that ``settle`` must still look at, who brought it."""
 _NAMED = 50  # things set aside that a change names
 
 
@@ -92,6 +94,8 @@ def into_own(
             merged: Merged = family.merge(conn, pack.records, pack.config)
             reached("union.merged")
             set_aside(merged.refused)
+            if merged.due:
+                canonical.put(conn, _DUE + pack.config, note.node)
             if note.cursor is not None:
                 canonical.write_cursor(conn, note.node, note.cursor[0], pack.config, note.cursor[1])
             if merged.changed:
@@ -106,6 +110,31 @@ def into_own(
             reached("union.before_commit")
         reached("union.after_commit")
     return merged
+
+
+def due(conn: sqlite3.Connection) -> Dict[str, str]:
+    """The configs of an owner's database that are to be settled, each with the node that brought the last rows."""
+    if canonical.get(conn, "schema") is None:
+        return {}
+    rows = conn.execute(f"SELECT key, value FROM {STORE_TABLE} WHERE key LIKE ?", (f"{_DUE}%",))
+    return {str(key)[len(_DUE) :]: str(node) for key, node in rows}
+
+
+def settle(
+    path: str, family_name: str, config: str, note: Note, before_commit: Callable[[], None] = lambda: None
+) -> None:
+    """Write in an owner's database what follows from all rows of a config, once for many unions; nothing if not due."""
+    family = records.family(family_name)
+    with canonical.opened(path) as conn, canonical.writing(conn):
+        if config not in due(conn):
+            return
+        checks = family.settle(conn, config)
+        reached("union.settled")
+        conn.execute(f"DELETE FROM {STORE_TABLE} WHERE key = ?", (_DUE + config,))
+        canonical.put(conn, "generation", int(canonical.get(conn, "generation") or 0) + 1)
+        told = {**note.fields, "set_aside": 0, "counts": {}, "checks": {**note.fields.get("checks", {}), **checks}}
+        canonical.add_change(conn, note.change_id, {**told, "asides": [], "change_id": note.change_id})
+        before_commit()
 
 
 def into_live(path: str, pack: Proved, busy_ms: int = LIVE_BUSY_MS) -> Merged:

@@ -85,6 +85,16 @@ class RecordsStore:
         with self._translated(pack.family):
             return union.into_own(str(self.path(pack.family)), pack, note, set_aside, before_commit)
 
+    def due(self, family: str) -> dict[str, str]:
+        """The configs to settle, each with the node that brought the last rows."""
+        with self._read(family) as conn:
+            return union.due(conn) if conn else {}
+
+    def settle(self, family: str, config: str, note: union.Note, before_commit: Callable[[], None]) -> None:
+        """Write what follows from all rows of a config; see ``node.union``. Errors as for ``merge``."""
+        with self._translated(family):
+            union.settle(str(self.path(family)), family, config, note, before_commit)
+
     def unsent_changes(self, family: str) -> list[tuple[int, dict[str, Any]]]:
         """What was merged and is not yet known to be in the state database, as (sequence number, summary)."""
         with self._read(family) as conn:

@@ -124,7 +124,7 @@ def settle(runtime: Runtime, trigger: str) -> None:
             _LOG.warning("config=%s error=%s", config, error)  # its partitions will fail with the same words
     for family in FAMILIES:
         try:
-            deliver_changes(runtime.rows.store, runtime.state, family)
+            runtime.rows.settle(family, trigger)
         except SyncError as error:
             _LOG.warning("family=%s error=%s", family, error)
 

@@ -50,6 +50,10 @@ class FilesMover:
         """Adopt what exporters and promotions wrote under published names, and let the links lead where they must."""
         return self.intake.publisher.adopt(self.data_type, order.trigger)
 
+    def gathered(self, order: Order) -> Errors:  # noqa: ARG002 - the contract
+        """Nothing: each arrival is finished by itself."""
+        return []
+
     def sources(self, files: Sequence[NodeFile], order: Order) -> Sequence[NodeFile]:
         """Choose exports, candidates and checkpoints of a config; in recovery also what was brought to the node."""
         recovered = ("version", "canonical", "archived") if order.recover else ()

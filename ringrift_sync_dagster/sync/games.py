@@ -62,6 +62,10 @@ class GamesMover:
         """Nothing: merges keep the store in order."""
         return []
 
+    def gathered(self, order: Order) -> Errors:  # noqa: ARG002 - the contract
+        """Nothing: each arrival is finished by itself."""
+        return []
+
     def sources(self, files: Sequence[NodeFile], order: Order) -> Sequence[NodeFile]:
         """Choose databases with finished games: self-play first, then evaluation; in recovery also what we wrote."""
         found = [file for file in files if file.games and (file.collectable or _is_wanted(file, order))]

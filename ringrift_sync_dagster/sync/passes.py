@@ -9,7 +9,7 @@ that cannot be reached fails its own partitions only; one bad file never stops t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeAlias
@@ -118,6 +118,9 @@ class Mover(Protocol):
     def sources(self, files: Sequence[NodeFile], order: Order) -> Sequence[NodeFile]:
         """Choose the files that are to come up; a partition without any is not worked on."""
 
+    def gathered(self, order: Order) -> Errors:
+        """Do once, when all that was to come up has come, what is best done for all of it."""
+
     def up(self, work: Work, files: Sequence[NodeFile]) -> Errors:
         """Bring what the files hold for this config, and the owner lacks."""
 
@@ -152,6 +155,7 @@ class Pass:
         self._turns: Turns[_Item] = Turns(PER_NODE)
         self._surveys: dict[str, Survey] = {}
         self._ups_left: dict[DataType, int] = dict.fromkeys(movers, 0)
+        self._gathers_left = set(movers) if order.up else set()
         self._downs_left = set(movers) if order.down else set()
         self._transports: dict[str, Transport] = {}
 
@@ -159,16 +163,17 @@ class Pass:
         """Do the pass; give an outcome for each data type and partition of the order, and the notes by data type."""
         try:
             for data_type, mover in self._movers.items():
-                self._begin(data_type, mover)
+                self._once(data_type, mover.begin)
             self._survey_and_move()
         finally:
             for transport in self._transports.values():
                 transport.close()
         return [self._outcomes[key] for key in sorted(self._outcomes)], list(dict.fromkeys(self._notes))
 
-    def _begin(self, data_type: DataType, mover: Mover) -> None:
+    def _once(self, data_type: DataType, work: Callable[[Order], Errors]) -> None:
+        """Do a data type's share that concerns no single node."""
         try:
-            errors = mover.begin(self._order)
+            errors = work(self._order)
         except Exception as raised:  # noqa: BLE001 - whatever one data type does, the others are moved
             errors = [("", ours(raised, data_type.value))]
         self._notes += [
@@ -179,20 +184,24 @@ class Pass:
     def _survey_and_move(self) -> None:
         surveys = {self._surveyors.submit(self._survey, node): node for node in self._order.nodes}
         running: dict[Future[Outcome], _Item] = {}
+        gathering: dict[Future[None], DataType] = {}
         free = self._runtime.settings.max_concurrent_syncs
         while True:
             if not surveys:
-                self._let_go_down()
+                gathering |= self._let_gather()
+                self._let_go_down(set(gathering.values()))
             while len(running) < free and (item := self._turns.take()) is not None:
                 running[self._pool.submit(self._move, item)] = item
-            if not (surveys or running):
+            if not (surveys or running or gathering):
                 return
-            under_way: list[Future[Any]] = [*surveys, *running]
+            under_way: list[Future[Any]] = [*surveys, *running, *gathering]
             wait(under_way, return_when=FIRST_COMPLETED)
             for survey_ in [future for future in surveys if future.done()]:
                 self._surveyed(surveys.pop(survey_), survey_)
             for moved in [future for future in running if future.done()]:
                 self._moved(running.pop(moved), moved.result())
+            for gathered in [future for future in gathering if future.done()]:
+                gathering.pop(gathered)
 
     def _survey(self, node: Node) -> Survey:
         transport = self._runtime.transport_to(node)
@@ -221,9 +230,16 @@ class Pass:
                     self._turns.add(node.name, (data_type, Partition(config, node.name), True))
                     self._ups_left[data_type] += 1
 
-    def _let_go_down(self) -> None:
-        """Let each data type go down of which nothing is on its way up any more; every node was asked by now."""
-        for data_type in [one for one in self._movers if one in self._downs_left and not self._ups_left[one]]:
+    def _let_gather(self) -> dict[Future[None], DataType]:
+        """Let each data type finish what has come up, once nothing is on its way; every node was asked by now."""
+        ready = [one for one in self._movers if one in self._gathers_left and not self._ups_left[one]]
+        self._gathers_left.difference_update(ready)
+        return {self._pool.submit(self._once, one, self._movers[one].gathered): one for one in ready}
+
+    def _let_go_down(self, gathering: Collection[DataType]) -> None:
+        """Let each data type go down of which nothing is on its way up any more."""
+        ready = self._downs_left - self._gathers_left - set(gathering)
+        for data_type in [one for one in self._movers if one in ready and not self._ups_left[one]]:
             self._downs_left.remove(data_type)
             for node in self._order.nodes:
                 if node.name in self._surveys and self._is_brought(data_type, node):

@@ -57,6 +57,14 @@ class RowsMover:
         """Nothing: merges keep the database in order."""
         return []
 
+    def gathered(self, order: Order) -> Errors:
+        """Compute the ratings that what came up changes."""
+        try:
+            self.intake.settle(self.family, order.trigger)
+        except SyncError as error:
+            return [(self.intake.layout.relative(self.intake.store.path(self.family)), error)]
+        return []
+
     def sources(self, files: Sequence[NodeFile], order: Order) -> Sequence[NodeFile]:  # noqa: ARG002 - the contract
         """Choose the node's own database."""
         return [file for file in files if file.collectable]

@@ -31,6 +31,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
+@pytest.mark.cluster
 def test_an_agent_runs_where_dagster_is_not_installed(
     bare_python: Path, tmp_path: Path, coordinator_key: CoordinatorKey, free_addresses: Iterator[str]
 ) -> None:

@@ -129,6 +129,7 @@ def peak_bytes(arguments: list[str], environment: dict[str, str]) -> int:
     return usage.ru_maxrss * 1024
 
 
+@pytest.mark.cluster
 def test_a_run_that_collects_needs_at_most_100_mb_more_than_an_empty_one(
     shared_cluster: EmbeddedCluster, tmp_path: Path
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from ringrift_sync_dagster.node.errors import CODES, KitError
 from ringrift_sync_dagster.node.ops import OPS, REMOTE, Context
 from ringrift_sync_dagster.node.roots import Roots
+from tests import disks
 
 DATA = b"positions" * 1000
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -175,13 +175,8 @@ def test_names_and_sizes_that_make_no_sense_are_refused(context: Context, wrong:
 @pytest.fixture
 def small_disk(root: Path) -> Iterator[Path]:
     """A file system of 64 KiB in memory where things arrive; mounting one takes root."""
-    mounted = root / "data/.ringrift-sync/incoming"
-    mounted.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mounted)], check=True)
-    try:
+    with disks.small_disk(root / "data/.ringrift-sync/incoming", "64k") as mounted:
         yield mounted
-    finally:
-        subprocess.run(["umount", str(mounted)], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")

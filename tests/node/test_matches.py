@@ -23,7 +23,7 @@ from ringrift_sync_dagster.demo.ratings import (
     statements,
     write_matches,
 )
-from ringrift_sync_dagster.node import packfile, records, rows, standings, union
+from ringrift_sync_dagster.node import canonical, packfile, records, rows, standings, union
 from ringrift_sync_dagster.node.errors import KitError
 
 CONFIG = "hex8_2p"
@@ -47,14 +47,17 @@ class Owner:
         self.path = folder / "own" / "unified_elo.db"
         self.scratch = folder / "scratch"
         self.refused: list[records.Refused] = []
-        self.merges = 0
+        self.merges = self.settled = 0
 
-    def take(self, database: Path, cursor: dict[str, Any] | None = None, limit: int = 20_000) -> dict[str, Any]:
-        """Pack the rows of a node's database and unite them; give the node's answer, and the counts."""
+    def take(
+        self, database: Path, cursor: dict[str, Any] | None = None, limit: int = 20_000, *, settle: bool = True
+    ) -> dict[str, Any]:
+        """Pack the rows of a node's database, unite them and settle; give the node's answer, counts and checks."""
         wanted = rows.Wanted(NAME, "matches", CONFIG, cursor, limit)
         answer = rows.pack_rows(str(database), str(self.scratch), wanted, 0.0)
         if answer["artifact"] is not None:
             answer["merged"] = self.unite(self.scratch / "artifacts" / answer["artifact"])
+        answer["checks"] = self.settle() if settle else {}
         return answer
 
     def unite(self, artifact: Path) -> records.Merged:
@@ -64,6 +67,16 @@ class Owner:
         note = union.Note(f"c{self.merges}", "n", {}, None)
         with union.proved(str(artifact), str(database)) as pack:
             return union.into_own(str(self.path), pack, note, self.refused.extend)
+
+    def settle(self) -> dict[str, Any]:
+        """Compute the ratings that are due; give the checks that the change of it carries."""
+        self.settled += 1
+        name = f"settled-{self.settled}"
+        union.settle(str(self.path), "matches", CONFIG, union.Note(name, "n", {}, None))
+        with canonical.opened(str(self.path)) as conn:
+            assert union.due(conn) == {}
+            told = {summary["change_id"]: summary["checks"] for _, summary in canonical.unsent_changes(conn)}
+        return dict(told.get(name, {}))
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with contextlib.closing(sqlite3.connect(self.path)) as conn:
@@ -94,7 +107,7 @@ def test_every_dialect_gives_the_same_matches_and_ratings(owner: Owner, tmp_path
         (match.game_id, match.timestamp) for match in matches
     )
     assert owner.ratings() == by_hand(matches)
-    assert answer["merged"].checks == {"ratings_equal_recomputation": True}
+    assert answer["checks"] == {"ratings_equal_recomputation": True}
 
 
 def test_ids_that_collide_between_nodes_lose_no_match_and_a_shared_one_counts_once(
@@ -141,10 +154,26 @@ def test_new_matches_that_are_the_newest_count_on_top(owner: Owner, tmp_path: Pa
     second = owner.take(database, first["cursor"])
 
     assert second["rows"] == 50  # only the new rows travel
-    assert second["merged"].checks == {}  # nothing was computed anew
+    assert (second["merged"].due, second["checks"]) == (False, {})  # nothing was computed anew
     assert owner.ratings() == by_hand(matches)
     with contextlib.closing(sqlite3.connect(owner.path)) as conn:
         assert standings.ratings_hold(conn, CONFIG)
+
+
+def test_many_unions_are_rated_once_and_until_then_the_ratings_are_those_of_before(
+    owner: Owner, tmp_path: Path
+) -> None:
+    matches = make_matches("once", CONFIG, 90)
+    owner.take(write_matches(tmp_path / "0.db", matches[0::3]))
+    before = owner.ratings()
+    for part in (1, 2):
+        answer = owner.take(write_matches(tmp_path / f"{part}.db", matches[part::3]), settle=False)
+        assert answer["merged"].due
+        assert owner.ratings() == before == by_hand(matches[0::3])
+
+    assert owner.settle() == {"ratings_equal_recomputation": True}
+    assert owner.ratings() == by_hand(matches)
+    assert owner.settle() == {}
 
 
 def test_ratings_that_somebody_changed_are_computed_anew(owner: Owner, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import getpass
 import random
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -157,17 +156,6 @@ def grown(folder: Path, size: int) -> Path:
                 return part
         time.sleep(0.01)
     raise AssertionError(sorted(folder.iterdir()))
-
-
-@contextmanager
-def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
-    """A small file system in memory; mounting one takes root."""
-    path.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)], check=True)
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
 
 
 def noise(size: int, seed: int = 0) -> bytes:

@@ -50,6 +50,10 @@ class OnlyDown:
         del order
         return []
 
+    def gathered(self, order: Order) -> Errors:
+        del order
+        return []
+
     def sources(self, files: Sequence[NodeFile], order: Order) -> Sequence[NodeFile]:
         del files, order
         return []

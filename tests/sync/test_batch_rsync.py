@@ -19,8 +19,9 @@ from ringrift_sync_dagster.errors import ConfigError
 from ringrift_sync_dagster.sync.batch_rsync import BatchResult, BatchRsync
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.chaos_proxy import ChaosProxy
+from tests.disks import small_disk
 from tests.sshd import Sshd
-from tests.sync.copying import HOST, MB, Site, made_site, make_database, noise, rows_of, small_disk, spoiling_site
+from tests.sync.copying import HOST, MB, Site, made_site, make_database, noise, rows_of, spoiling_site
 
 ODD = [
     "a.npz",
@@ -263,7 +264,7 @@ def test_a_disk_that_fills_up_is_told_and_what_came_before_is_there(sshd: Sshd, 
     here, there = (site.near, site.far) if direction == "push" else (site.far, site.near)
     names = put(here, "0.npz", "1.npz", "2.npz", "3.npz", size=MB)
 
-    with small_disk(there / "small", 10) as disk, Runtime.open(site.settings) as runtime:
+    with small_disk(there / "small", "10m") as disk, Runtime.open(site.settings) as runtime:
         ends = (str(here), f"{site.at}/small") if direction == "push" else (f"{site.at}/", str(disk))
 
         async def filled() -> BatchResult:
@@ -286,7 +287,7 @@ def test_a_disk_that_fills_up_is_told_and_what_came_before_is_there(sshd: Sshd, 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
 def test_a_disk_with_too_little_room_takes_nothing(site: Site) -> None:
     names = put(site.far, "0.npz", size=3 * MB)
-    with small_disk(site.near / "small", 2) as disk:
+    with small_disk(site.near / "small", "2m") as disk:
         result = site.batch(names, f"{site.at}/", disk)
         left = list(disk.iterdir())
 

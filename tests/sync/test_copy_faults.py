@@ -12,6 +12,7 @@ import pytest
 from ringrift_sync_dagster.errors import ConfigError
 from ringrift_sync_dagster.sync.coordinated_rsync import BandwidthCoordinatedRsync, SyncResult
 from ringrift_sync_dagster.sync.runtime import Runtime
+from tests.disks import small_disk
 from tests.sshd import Sshd
 from tests.sync.copying import (
     HOST,
@@ -22,7 +23,6 @@ from tests.sync.copying import (
     make_database,
     noise,
     rows_of,
-    small_disk,
     spoiling_site,
 )
 
@@ -107,7 +107,7 @@ def test_a_broken_connection_is_tried_again_and_goes_on(tmp_path: Path) -> None:
 def test_a_full_disk_at_the_destination_is_told_and_nothing_is_replaced(site: Site, direction: str) -> None:
     here, there = (site.near, site.far) if direction == "push" else (site.far, site.near)
     (here / "a.npz").write_bytes(noise(4 * MB))
-    with small_disk(there / "small", 2) as disk:
+    with small_disk(there / "small", "2m") as disk:
         (disk / "a.npz").write_bytes(b"the old one")
         ends = (here / "a.npz", f"{site.at}/small/") if direction == "push" else (f"{site.at}/a.npz", f"{disk}/")
         result = site.copy(*ends)

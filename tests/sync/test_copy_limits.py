@@ -21,6 +21,7 @@ from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.batch_rsync import BatchResult, BatchRsync
 from ringrift_sync_dagster.sync.coordinated_rsync import BandwidthCoordinatedRsync, SyncResult
 from ringrift_sync_dagster.sync.runtime import Runtime
+from tests.marks import first_of
 from tests.sshd import PROGRAMS, Sshd, program
 from tests.sync.copying import HOST, MB, grown, made_site, noise
 
@@ -86,7 +87,7 @@ def moody(sshd: Sshd, tmp_path: Path) -> Moody:
     return Moody(sshd, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["push", "batch"])
+@pytest.mark.parametrize("kind", first_of("push", "batch"))
 def test_a_copy_is_tried_three_times_and_the_next_one_is_not_tried_while_the_breaker_is_open(
     moody: Moody, kind: str
 ) -> None:
@@ -135,7 +136,7 @@ def test_a_node_that_does_not_answer_counts_against_its_breaker_and_the_rows_say
         assert [rung["error"] for rung in row.rungs] == ["UnreachableError"]
 
 
-@pytest.mark.parametrize("kind", ["push", "batch"])
+@pytest.mark.parametrize("kind", first_of("push", "batch"))
 def test_a_copy_that_hangs_ends_with_its_time(moody: Moody, kind: str) -> None:
     moody.now("hangs")
     began = time.monotonic()

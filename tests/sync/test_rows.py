@@ -199,8 +199,9 @@ POINTS = [
     pytest.param("union.merged", marks=pytest.mark.cluster),
     pytest.param("quarantine.data", marks=pytest.mark.cluster),
     pytest.param("rows.set_aside", marks=pytest.mark.cluster),
-    "union.before_commit",
+    pytest.param("union.before_commit", marks=pytest.mark.cluster),
     pytest.param("union.after_commit", marks=pytest.mark.cluster),
+    "union.settled",
     pytest.param("rows.before_receipt", marks=pytest.mark.cluster),
     "rows.receipt",
     pytest.param("changes.copied", marks=pytest.mark.cluster),
@@ -226,4 +227,7 @@ def test_killed_at_any_step_the_next_pass_ends_exact(field_: Field, elo: tuple[P
     assert entry.reason == "bad_participants"
     with StateStore.open(field_.settings.state_url) as state:
         changes = [change for change in pending(state) if change.direction == "up"]
-        assert sum(change.counts["matches_new"] for change in changes) == 59
+        assert sum(change.counts.get("matches_new", 0) for change in changes) == 59
+    with Runtime.open(field_.settings) as runtime:
+        assert runtime.rows.store.due("matches") == {}
+        assert runtime.rows.store.ratings_hold(CONFIG)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from ringrift_sync_dagster.errors import (
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports.base64_node import BLOCK_BYTES, TEXT_BLOCK_BYTES
 from ringrift_sync_dagster.transports.base64_talk import FRAME_BYTES
+from tests import disks
 from tests.sshd import PROGRAMS, Sshd, make_key, program
 from tests.transports.carrying import Carried, replace_program
 
@@ -165,13 +165,8 @@ def test_a_part_that_became_shorter_is_not_filled_with_zeros(carried: Carried, t
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB in memory; mounting one takes root."""
-    mounted = tmp_path / "small"
-    mounted.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mounted)], check=True)
-    try:
+    with disks.small_disk(tmp_path / "small", "4m") as mounted:
         yield mounted
-    finally:
-        subprocess.run(["umount", str(mounted)], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
@@ -181,7 +176,7 @@ def test_a_full_disk_of_the_node_is_said_and_the_push_goes_on_when_there_is_room
     with pytest.raises(RemoteCallError) as full:
         carried.push(DATA, small_disk / "part")
     there = (small_disk / "part").stat().st_size
-    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    disks.resize(small_disk, "16m")
     carried.push(DATA, small_disk / "part", there)
 
     assert full.value.code == "no_space"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from ringrift_sync_dagster.errors import LocalDiskError
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports.base import Transport
+from tests import disks
 from tests.transports.artifacts import MIB, made, part_of, run_transfer
 from tests.transports.conftest import Way
 
@@ -26,13 +26,8 @@ os.setgroups([]); os.setgid(65534); os.setuid(65534)
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MiB in memory; mounting one takes root."""
-    mounted = tmp_path / "small"
-    mounted.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mounted)], check=True)
-    try:
+    with disks.small_disk(tmp_path / "small", "2m") as mounted:
         yield mounted
-    finally:
-        subprocess.run(["umount", str(mounted)], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
@@ -45,7 +40,7 @@ def test_a_full_disk_keeps_what_has_arrived_and_the_fetch_goes_on_when_there_is_
     with pytest.raises(LocalDiskError, match="got"):
         transport.fetch(artifact, small_disk / "got", deadline=deadline)
     there = part_of(small_disk / "got").stat().st_size
-    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    disks.resize(small_disk, "8m")
     fetched = transport.fetch(artifact, small_disk / "got", deadline=deadline)
 
     assert 0 < there < 4 * MIB

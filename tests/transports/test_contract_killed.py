@@ -14,6 +14,7 @@ from ringrift_sync_dagster.errors import (
 )
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports.base import Transport
+from tests.marks import first_of
 from tests.transports.artifacts import (
     LARGE,
     MIB,
@@ -29,7 +30,7 @@ from tests.transports.conftest import Way
 HUGE = 512 * MIB
 
 
-@pytest.mark.parametrize("percent", [10, 50, 90])
+@pytest.mark.parametrize("percent", first_of(50, 10, 90))
 def test_a_killed_receiver_goes_on_where_it_was(
     way: Way, transport: Transport, deadline: Deadline, tmp_path: Path, percent: int
 ) -> None:
@@ -44,7 +45,7 @@ def test_a_killed_receiver_goes_on_where_it_was(
     assert (tmp_path / "got").read_bytes() == data
 
 
-@pytest.mark.parametrize("percent", [10, 50, 90])
+@pytest.mark.parametrize("percent", first_of(50, 10, 90))
 def test_a_killed_sender_costs_only_what_was_on_the_way(
     way: Way, transport: Transport, deadline: Deadline, tmp_path: Path, percent: int
 ) -> None:
@@ -62,7 +63,7 @@ def test_a_killed_sender_costs_only_what_was_on_the_way(
     assert (tmp_path / "got").read_bytes() == data
 
 
-@pytest.mark.parametrize("percent", [10, 50, 90])
+@pytest.mark.parametrize("percent", first_of(50, 10, 90))
 def test_a_killed_pusher_goes_on_where_the_node_says(
     way: Way, transport: Transport, deadline: Deadline, tmp_path: Path, percent: int
 ) -> None:
@@ -78,7 +79,7 @@ def test_a_killed_pusher_goes_on_where_the_node_says(
     assert way.received("node-h", artifact.sha256).read_bytes() == data
 
 
-@pytest.mark.parametrize("percent", [10, 50, 90])
+@pytest.mark.parametrize("percent", first_of(50, 10, 90))
 def test_a_killed_node_goes_on_with_a_push_where_it_was(
     way: Way, transport: Transport, deadline: Deadline, tmp_path: Path, percent: int
 ) -> None:

@@ -28,6 +28,7 @@ from ringrift_sync_dagster.transports.partial import open_part
 from ringrift_sync_dagster.transports.rsync import RsyncCarrier, knows_trust_sender
 from ringrift_sync_dagster.transports.ssh import SshEndpoint
 from ringrift_sync_dagster.transports.ssh_transport import SshTransport
+from tests import disks
 from tests.agent.agents import wait_until
 from tests.transports.artifacts import MIB, made, named, part_of
 from tests.transports.ssh_nodes import SlowPacer, SshHost, registered, running
@@ -243,13 +244,8 @@ def test_a_pushed_file_can_be_read_by_all_whatever_the_source_was(
 @pytest.fixture
 def small_disk(host: SshHost) -> Iterator[Path]:
     """A file system of 2 MiB in memory where pushed artifacts arrive; mounting one takes root."""
-    mounted = host.received("x").parent
-    mounted.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mounted)], check=True)
-    try:
+    with disks.small_disk(host.received("x").parent, "2m") as mounted:
         yield mounted
-    finally:
-        subprocess.run(["umount", str(mounted)], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")

@@ -19,6 +19,7 @@ from ringrift_sync_dagster.transports.pacing import BucketPacer
 from ringrift_sync_dagster.transports.rsync import rsync_transport
 from ringrift_sync_dagster.transports.ssh import SshSettings
 from ringrift_sync_dagster.transports.ssh_transport import SshTransport
+from tests.marks import first_of
 from tests.transports.artifacts import MIB, made, named
 from tests.transports.ssh_nodes import WITHOUT_PYTHON, SshHost
 
@@ -28,7 +29,7 @@ DATA = made(12 * MIB, "same push")
 ARTIFACT = named(DATA)
 
 
-@pytest.fixture(params=["python", "shell"])
+@pytest.fixture(params=first_of("python", "shell"))
 def host(request: pytest.FixtureRequest, tmp_path: Path, free_addresses: Iterator[str]) -> Iterator[SshHost]:
     programs = None if request.param == "python" else WITHOUT_PYTHON
     with SshHost(tmp_path / "host", next(free_addresses), programs=programs) as started:
