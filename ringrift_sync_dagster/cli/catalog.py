@@ -1,9 +1,9 @@
-"""``where``: on which nodes the data of a config lies, as far as nodes told and receipts prove; no node is asked."""
+"""``where``, ``diff`` and ``verify``: what lies where, what is missing where, and whether it still is what it was.
+
+The first two ask no node: they tell what nodes told last, and what receipts prove.
+"""
 
 from __future__ import annotations
-
-from collections import Counter
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +12,6 @@ from ringrift_sync_dagster.cli.output import ago, show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
 from ringrift_sync_dagster.cli.sync import ConfigName
 from ringrift_sync_dagster.node.patterns import DATA_TYPES
-
-if TYPE_CHECKING:
-    from ringrift_sync_dagster.state.manifest import DataLocation
 
 
 @click.command(context_settings=CONTEXT)
@@ -29,9 +26,9 @@ def where(session: Session, config: str, data_type: str | None, node: str | None
     from ringrift_sync_dagster.state.store import StateStore
 
     with StateStore.open(session.settings().state_url) as state:
-        known = Manifest(state).get_data_locations(config, data_type)
-    copies = Counter(one.sha256 for one in known if one.sha256)
-    found = [one for one in known if _is_meant(one, node, digest)]
+        manifest = Manifest(state)
+        found = manifest.locations(config=config, data_type=data_type, node=node or "", sha256=digest or "")
+        copies = manifest.copies(config)
     if session.as_json:
         from dataclasses import asdict
 
@@ -51,5 +48,53 @@ def where(session: Session, config: str, data_type: str | None, node: str | None
     return 0
 
 
-def _is_meant(one: DataLocation, node: str | None, digest: str | None) -> bool:
-    return node in (None, one.node) and (digest is None or (one.sha256 or "").startswith(digest.lower()))
+@click.command(context_settings=CONTEXT)
+@click.argument("node")
+@click.option("--all", "asked", is_flag=True, help="As if the node had been named with --to: it is brought everything.")
+@verb("hosts", "home", "root", "state-url")
+def diff(session: Session, node: str, asked: bool) -> int:  # noqa: FBT001 - a flag
+    """Show what NODE and the coordinator lack of each other, and why; what a pass would work on."""
+    from ringrift_sync_dagster.sync.difference import OwnerState, as_json, difference
+    from ringrift_sync_dagster.sync.runtime import Runtime
+
+    with Runtime.open(session.settings()) as runtime:
+        found = difference(OwnerState(runtime), runtime.nodes([node])[0], asked=asked)
+    told = found.known.manifest_at if found.known else None
+    if session.as_json:
+        show_json({"ok": True, "node": node, "told_at": told, "missing": [as_json(one) for one in found.missing]})
+        return 0
+    lines = [
+        (
+            one.way, one.data_type.value, one.config or "-", one.what, "-" if one.count is None else one.count,
+            "-" if one.size_bytes is None else size(one.size_bytes), one.why,
+        )
+        for one in found.missing
+    ]  # fmt: skip
+    title = f"{node} (told its files {ago(told)})"
+    show_table(title, ("way", "type", "config", "what", "count", "size", "why"), lines, empty="nothing is missing")
+    return 0
+
+
+@click.command(context_settings=CONTEXT)
+@click.option("--deep", is_flag=True, help="Hash every file again, on nodes too, and read databases to the end.")
+@click.option("--no-repair", is_flag=True, help="Only look.")
+@click.option("--config", "configs", multiple=True, type=ConfigName(), help="Only this config; may be repeated.")
+@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Of nodes only this one; may be repeated.")
+@verb("hosts", "home", "root", "state-url")
+def verify(session: Session, deep: bool, no_repair: bool, configs: tuple[str, ...], nodes: tuple[str, ...]) -> int:  # noqa: FBT001 - flags
+    """Look again at what was verified once, and repair from another verified copy what was lost or rotted."""
+    from dataclasses import asdict
+
+    from ringrift_sync_dagster.sync.runtime import Runtime
+    from ringrift_sync_dagster.sync.verify import verify as look
+
+    with Runtime.open(session.settings()) as runtime:
+        found = look(runtime, configs=configs or None, nodes=nodes or None, deep=deep, repair=not no_repair)
+    if session.as_json:
+        rows = [asdict(one) for one in found.findings]
+        show_json({"ok": not found.unrepaired, "looked_at": found.looked_at, "findings": rows})
+    else:
+        lines = [(one.node, one.data_type, one.path, one.condition.value, one.detail) for one in found.findings]
+        title = f"{found.looked_at} files and databases looked at"
+        show_table(title, ("node", "type", "path", "condition", "detail"), lines, empty="all as they were verified")
+    return 1 if found.unrepaired else 0

@@ -123,6 +123,33 @@ class FilesIntake:
             self._let_go(arrival.path)
             return FileAccepted(version, before is None, published)
 
+    def restore(self, version: Version, arrived: Path) -> None:
+        """Put verified bytes in the place of a version that was lost or rotted; what rotted goes to quarantine.
+
+        Args:
+            version: The version, which is kept.
+            arrived: The bytes in ``incoming/``, verified against its digest; gone from there on return.
+
+        Raises:
+            LocalDiskError: Our disk refuses; what lies there stays.
+            LeaseHeldError: Another process took in files of this config for five minutes.
+
+        """
+        final, data_type = self.layout.root / version.path, DataType(version.data_type)
+        with hold(self.state, f"versions:{data_type}:{version.config}", wait_seconds=LEASE_WAIT_SECONDS):
+            if final.exists():
+                self.quarantine.add(
+                    self.owner, f"rotten-{version.sha256}", final, reason="rotten", artifact=version.sha256,
+                    detail=f"{version.path} was not what it was when it was kept", at=clock.wall(),
+                )  # fmt: skip
+            second_name(arrived, final)
+            if data_type is DataType.MODELS:
+                write_sidecar(final, version.sha256)
+            receipt = Receipt(version.sha256, self.owner, version.path, version.size_bytes, clock.wall())
+            add_version(self.state, version, receipt=receipt)
+            self.publisher.settle(data_type, version.config)
+            self._let_go(arrived)
+
     def _keep(self, arrival: Arrival, data_type: DataType, config: str, name: str) -> Version:
         """Validate the file and keep it as a version."""
         sha256 = arrival.artifact.sha256

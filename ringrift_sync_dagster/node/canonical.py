@@ -140,6 +140,14 @@ def read_cursor(conn: sqlite3.Connection, node: str, path: str, config: str) -> 
     return dict(json.loads(row[0])) if row else None
 
 
+def read_cursors(conn: sqlite3.Connection, config: str) -> Dict[Tuple[str, str], Dict[str, Any]]:
+    """How far this store has read each database with games of a config, by (node, path)."""
+    if get(conn, "schema") is None:
+        return {}
+    rows = conn.execute("SELECT node, path, cursor FROM ringrift_cursors WHERE config = ?", (config,))
+    return {(node, path): dict(json.loads(cursor)) for node, path, cursor in rows}
+
+
 def write_cursor(conn: sqlite3.Connection, node: str, path: str, config: str, cursor: Dict[str, Any]) -> None:
     """Remember how far this store has read, inside the caller's transaction."""
     conn.execute(

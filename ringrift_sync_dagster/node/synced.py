@@ -31,6 +31,12 @@ def database(roots: Roots, path: str, config: str) -> str:
     return roots.resolve(path)
 
 
+def _holds_nothing(absolute: str, scratch: str) -> bool:
+    """Whether it is a database without any table: what an order leaves that dies before its first commit."""
+    with reader.open_source(absolute, scratch) as conn:
+        return conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+
+
 def apply(absolute: str, scratch: str, pack: Arrived, config: str, now: float) -> Dict[str, Any]:
     """Merge a pack that was pushed here into the copy, then let the pack go. Idempotent.
 
@@ -42,7 +48,7 @@ def apply(absolute: str, scratch: str, pack: Arrived, config: str, now: float) -
     path = os.path.join(scratch, "incoming", pack.node, pack.artifact)
     if not os.path.isfile(path):
         raise KitError("missing", "the pack is not here; push it again", pack.artifact)
-    if os.path.exists(absolute) and not local.is_ours(absolute, scratch):
+    if os.path.exists(absolute) and not (local.is_ours(absolute, scratch) or _holds_nothing(absolute, scratch)):
         raise KitError("bad_arguments", "a database that we did not write has this name; move it away")
     try:
         merged = local.merge_file(path, absolute, scratch, local.Order(config, pack.artifact, pack.node), now)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
@@ -22,6 +22,12 @@ from ringrift_sync_dagster.state.schema import artifacts, changes, node_files, n
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage.layout import Layout
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CANONICAL: Final = "data/games/canonical_"
+_NAMED_BY_TYPE: Final = frozenset({DataType.NPZ.value, DataType.MODELS.value})
+"""Data types whose artifacts are of the kind of the same name."""
 _RANK: Final = {data_type.value: rank for rank, data_type in enumerate(DataType)}
 
 
@@ -65,7 +71,7 @@ class Manifest:
     store: StateStore
 
     def get_data_locations(self, config: str, data_type: str | None = None) -> list[DataLocation]:
-        """Give every known place with data of the config, by data type, node and path.
+        """Give every known place with data of the config; see ``locations``.
 
         Args:
             config: A config key such as ``hex8_2p``.
@@ -76,17 +82,57 @@ class Manifest:
             StateError: The database cannot be read.
 
         """
+        return self.locations(config=config, data_type=data_type)
+
+    def locations(
+        self, *, config: str = "", data_type: str | None = None, node: str = "", sha256: str = ""
+    ) -> list[DataLocation]:
+        """Give every known place with data, by data type, node and path; each argument narrows it.
+
+        Args:
+            config: Only data of this config.
+            data_type: Only this one of the five data types.
+            node: Only what this node has.
+            sha256: Only this content, named by its first digits. Packs are then told under the database that they
+                were merged into.
+
+        Raises:
+            ValueError: There is no such data type.
+            StateError: The database cannot be read.
+
+        """
         if data_type is not None and data_type not in _RANK:
             raise ValueError(f"{data_type!r} is not a data type: use one of {', '.join(DataType)}")
         with self.store.read() as connection:
-            told = [_location(row) for row in connection.execute(_told(config))]
-            received = [_received(row) for row in connection.execute(_proven(config))]
-            last = connection.execute(_last_change(config)).first()
-        places = {(location.node, location.path) for location in told}
-        found = [*told, *(location for location in received if (location.node, location.path) not in places)]
-        owners = {location.node for location in received if location.path == _canonical_path(config)}
-        found = [_canonical(location, last) if _is_store(location, owners) else location for location in found]
+            told = [DataLocation(*row) for row in connection.execute(_told(config, data_type, node, sha256)).all()]
+            received = [_received(row) for row in connection.execute(_proven(config, data_type, node, sha256))]
+            last = {row.config: row for row in connection.execute(_last_changes(config))}
+        places = {(one.node, one.path, one.config) for one in told} if received else set()
+        found = [
+            *told,
+            *(one for one in received if (one.node, one.path, one.config) not in places),
+        ]
+        if not sha256:
+            owners = {one.node for one in received if one.path == _canonical_path(one.config)}
+            found = [_canonical(one, last.get(one.config)) if _is_store(one, owners) else one for one in found]
         return _ordered(location for location in found if data_type in (None, location.data_type))
+
+    def copies(self, config: str = "") -> dict[str, int]:
+        """Give how many nodes hold a verified copy of each content (of a config), by SHA-256."""
+        counted = sa.select(receipts.c.sha256, sa.func.count()).group_by(receipts.c.sha256)
+        if config:
+            counted = counted.join(artifacts, artifacts.c.sha256 == receipts.c.sha256)
+            counted = counted.where(artifacts.c.config == config)
+        with self.store.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(counted)}
+
+    def frame(self, **narrowed: str) -> pd.DataFrame:
+        """Give the locations as a table of pandas, with ``copies``; takes the arguments of ``locations``."""
+        from ringrift_sync_dagster.state import frames  # noqa: PLC0415 - pandas is loaded by those who want a table
+
+        names = [column.name for column in fields(DataLocation)]
+        rows = [astuple(one) for one in self.locations(**narrowed)]
+        return frames.locations(names, rows, self.copies(narrowed.get("config", "")))
 
 
 @functools.lru_cache(maxsize=1)
@@ -107,7 +153,7 @@ def get_manifest() -> Manifest:
     return Manifest(_store(load_settings().state_url))
 
 
-def _told(config: str) -> sa.Select[Any]:
+def _told(config: str, data_type: str | None, node: str, sha256: str) -> sa.Select[Any]:
     proof = (
         (receipts.c.node == node_files.c.node)
         & (receipts.c.path == node_files.c.path)
@@ -115,25 +161,41 @@ def _told(config: str) -> sa.Select[Any]:
     )
     tables = node_files.outerjoin(receipts, proof).join(nodes, nodes.c.name == node_files.c.node)
     told_at = sa.func.coalesce(nodes.c.manifest_at, node_files.c.seen_at).label("told_at")
-    columns = (node_files, receipts.c.sha256, receipts.c.verified_at, told_at)
-    # Two contents may have been verified at one path and size; the loop keeps the last one.
-    return sa.select(*columns).select_from(tables).where(node_files.c.config == config).order_by(receipts.c.verified_at)
-
-
-def _proven(config: str) -> sa.Select[Any]:
-    tables = receipts.join(artifacts, artifacts.c.sha256 == receipts.c.sha256)
-    return (
-        sa.select(receipts, artifacts.c.kind, artifacts.c.config)
-        .select_from(tables)
-        .where(artifacts.c.config == config)
-    )
-
-
-def _location(row: sa.Row[Any]) -> DataLocation:
-    return DataLocation(
-        row.config, row.data_type, row.node, row.path, row.sha256, row.size_bytes, row.games, row.told_at,
-        row.verified_at,
+    columns = (  # in the order of DataLocation
+        node_files.c.config, node_files.c.data_type, node_files.c.node, node_files.c.path, receipts.c.sha256,
+        node_files.c.size_bytes, node_files.c.games, told_at, receipts.c.verified_at,
     )  # fmt: skip
+    wanted = [_content(sha256)] if sha256 else []
+    for column, value in (
+        (node_files.c.config, config),
+        (node_files.c.data_type, data_type),
+        (node_files.c.node, node),
+    ):
+        wanted += [column == value] if value else []
+    # Two contents may have been verified at one path and size; the loop keeps the last one.
+    return sa.select(*columns).select_from(tables).where(*wanted).order_by(receipts.c.verified_at)
+
+
+def _proven(config: str, data_type: str | None, node: str, sha256: str) -> sa.Select[Any]:
+    tables = receipts.join(artifacts, artifacts.c.sha256 == receipts.c.sha256)
+    wanted = [_content(sha256)] if sha256 else []
+    for column, value in ((artifacts.c.config, config), (receipts.c.node, node)):
+        wanted += [column == value] if value else []
+    if data_type in _NAMED_BY_TYPE:
+        wanted.append(artifacts.c.kind == data_type)
+    same = (
+        (node_files.c.node == receipts.c.node)
+        & (node_files.c.path == receipts.c.path)
+        & (node_files.c.config == artifacts.c.config)
+    )
+    # What the node told of itself comes from there; a canonical database is told by its packs.
+    wanted.append(~sa.exists().where(same) | receipts.c.path.startswith(_CANONICAL))
+    return sa.select(receipts, artifacts.c.kind, artifacts.c.config).select_from(tables).where(*wanted)
+
+
+def _content(digits: str) -> sa.ColumnElement[bool]:
+    """Contents whose digest begins so: a range, so that the index serves."""
+    return (receipts.c.sha256 >= digits.lower()) & (receipts.c.sha256 < f"{digits.lower()}g")
 
 
 def _received(row: sa.Row[Any]) -> DataLocation:
@@ -144,17 +206,16 @@ def _received(row: sa.Row[Any]) -> DataLocation:
     )
 
 
-def _last_change(config: str) -> sa.Select[Any]:
-    """The latest word on how many games of the config the canonical store holds."""
-    counted = (changes.c.config == config) & (changes.c.data_type == DataType.GAMES.value)
-    return (
-        sa.select(changes.c.canonical_games, changes.c.at)
-        .where(counted & changes.c.canonical_games.is_not(None))
-        .order_by(changes.c.id.desc())
-        .limit(1)
-    )
+def _last_changes(config: str) -> sa.Select[Any]:
+    """The latest word on how many games of each config (or of one) the canonical store holds."""
+    counted = (changes.c.data_type == DataType.GAMES.value) & changes.c.canonical_games.is_not(None)
+    if config:
+        counted &= changes.c.config == config
+    newest = sa.select(sa.func.max(changes.c.id)).where(counted).group_by(changes.c.config)
+    return sa.select(changes.c.config, changes.c.canonical_games, changes.c.at).where(changes.c.id.in_(newest))
 
 
+@functools.lru_cache(maxsize=len(CONFIGS) + 1)
 def _canonical_path(config: str) -> str:
     """Where its owner has the canonical database, relative to the root; empty when there is no such config."""
     layout = Layout(Path())
@@ -174,6 +235,6 @@ def _canonical(location: DataLocation, last: sa.Row[Any] | None) -> DataLocation
 
 
 def _ordered(locations: Iterable[DataLocation]) -> list[DataLocation]:
-    """Keep one location for each place, the last; give them in the order of the guide's table, node and path."""
-    places = {(location.data_type, location.node, location.path): location for location in locations}
+    """Keep one location for each place and config, the last; give them by data type, node and path."""
+    places = {(one.data_type, one.node, one.path, one.config): one for one in locations}
     return [places[key] for key in sorted(places, key=lambda key: (_RANK.get(key[0], len(_RANK)), *key))]

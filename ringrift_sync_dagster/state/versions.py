@@ -180,6 +180,19 @@ def versions_of(store: StateStore, data_type: str, config: str, *states: Version
     return _versions(store, sa.select(versions).where(chosen).order_by(versions.c.id))
 
 
+def all_versions(store: StateStore, state: VersionState) -> list[Version]:
+    """Give every version in a state, by data type, config and order of arrival."""
+    order = (versions.c.data_type, versions.c.config, versions.c.id)
+    return _versions(store, sa.select(versions).where(versions.c.state == state.value).order_by(*order))
+
+
+def known_versions(store: StateStore) -> frozenset[tuple[str, str, str]]:
+    """Give (data type, config, digest) of every content that was ever met, whatever became of it."""
+    with store.read() as connection:
+        rows = connection.execute(sa.select(versions.c.data_type, versions.c.config, versions.c.sha256))
+        return frozenset((row.data_type, row.config, row.sha256) for row in rows)
+
+
 def published_version(store: StateStore, data_type: str, config: str) -> tuple[Published, Version] | None:
     """Give what is published of a config; None when nothing is."""
     found = all_published(store, data_type, config)

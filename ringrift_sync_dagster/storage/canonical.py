@@ -46,6 +46,11 @@ class CanonicalStore:
         with self._read(config) as conn:
             return canonical.read_cursor(conn, node, path, config) if conn else None
 
+    def cursors(self, config: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """How far the store has read each node's database, by (node, path)."""
+        with self._read(config) as conn:
+            return canonical.read_cursors(conn, config) if conn else {}
+
     def set_cursor(self, config: str, node: str, path: str, cursor: Mapping[str, Any]) -> None:
         """Remember a cursor for which there was nothing to merge; makes the database when there is none."""
         with self._write(config) as conn, canonical.writing(conn):

@@ -43,6 +43,16 @@ class RecordsStore:
         with self._read(family) as conn:
             return canonical.read_cursor(conn, node, path, config) if conn else None
 
+    def cursors(self, family: str, config: str) -> dict[tuple[str, str], dict[str, Any]]:
+        """How far the store has read each node's database, by (node, path)."""
+        with self._read(family) as conn:
+            return canonical.read_cursors(conn, config) if conn else {}
+
+    def holds(self, family: str, config: str) -> bool:
+        """Whether there is any record of a config."""
+        with self._read(family) as conn:
+            return conn is not None and next(iter(records.family(family).all_records(conn, config)), None) is not None
+
     def set_cursor(self, family: str, config: str, node: str, path: str, cursor: dict[str, Any]) -> None:
         """Remember a cursor for which there was nothing to merge."""
         with self._read(family) as conn:

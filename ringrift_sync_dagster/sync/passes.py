@@ -247,12 +247,7 @@ class Pass:
                         self._turns.add(node.name, (data_type, Partition(config, node.name), False))
 
     def _is_brought(self, data_type: DataType, node: Node) -> bool:
-        """Say whether the flow table brings this data to the node; the coordinator is never a target."""
-        if node.is_coordinator or node.skip_sync_receive:
-            return False
-        plays = node.selfplay_enabled or "selfplay" in node.role
-        trains = node.training_enabled or "training" in node.role
-        return is_brought(data_type, trains=trains, plays=plays, asked=node.name in self._order.to)
+        return is_target(node, data_type, asked=node.name in self._order.to)
 
     def _moved(self, item: _Item, outcome: Outcome) -> None:
         data_type, partition, up = item
@@ -285,6 +280,15 @@ class Pass:
         outcome = replace(work.outcome, seconds=seconds, failure=failure or before.failure)
         _log(outcome)
         return outcome
+
+
+def is_target(node: Node, data_type: DataType, *, asked: bool = False) -> bool:
+    """Say whether the flow table brings this data to the node, or a person who ``asked``; never to the coordinator."""
+    if node.is_coordinator or node.skip_sync_receive:
+        return False
+    plays = node.selfplay_enabled or "selfplay" in node.role
+    trains = node.training_enabled or "training" in node.role
+    return is_brought(data_type, trains=trains, plays=plays, asked=asked)
 
 
 def lease_name(data_type: DataType, partition: Partition, *, up: bool) -> str:

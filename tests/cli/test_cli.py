@@ -19,7 +19,21 @@ from ringrift_sync_dagster.storage.layout import Layout
 from ringrift_sync_dagster.storage.quarantine import Quarantine
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-VERBS = ["sync", "promote", "versions", "where", "status", "hosts", "token", "agent", "deploy", "quarantine"]
+VERBS = [
+    "sync",
+    "promote",
+    "versions",
+    "where",
+    "diff",
+    "verify",
+    "report",
+    "status",
+    "hosts",
+    "token",
+    "agent",
+    "deploy",
+    "quarantine",
+]
 HEAVY = ("aiohttp", "dagster", "paramiko", "pydantic", "rich", "sqlalchemy", "yaml")
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
@@ -96,4 +97,32 @@ def test_a_promoted_model_reaches_a_node_and_where_shows_both_copies(
     assert NODE in {one["node"] for one in found}
     assert {one["copies"] for one in found} == {len(found)}
     assert NODE in cli("where", CONFIG, "--node", NODE).stdout
+    looked(cli, best, tmp_path)
     assert "nobody told" in cli("where", "hexagonal_4p").stdout
+
+
+def looked(cli: Command, best: Path, folder: Path) -> None:
+    """What a person does next: see what is missing, look whether it is whole, repair it, and have it in tables."""
+    missing = json.loads(cli("diff", NODE, "--json").stdout)
+    assert missing["told_at"] > 0
+    assert [one for one in missing["missing"] if one["data_type"] == "models" and one["way"] == "down"] == []
+    assert cli("diff", "nobody").returncode == 3
+
+    best.resolve().unlink()
+    broken = cli("verify", "--config", CONFIG, "--node", NODE, "--no-repair")
+    repaired = json.loads(cli("verify", "--deep", "--config", CONFIG, "--node", NODE, "--json").stdout)
+    assert broken.returncode == 1
+    assert "lost" in broken.stdout
+    assert [one["condition"] for one in repaired["findings"]] == ["repaired"]
+    assert best.read_bytes() == model_bytes("new")
+
+    page = folder / "report.html"
+    done = cli("report", "--csv", str(folder / "csv"), "--parquet", str(folder / "parquet"), "--html", str(page))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 13
+    names = {path.stem for path in (folder / "csv").iterdir()}
+    assert names == {"locations", "transfers", "throughput", "games", "lag", "ratings"}
+    assert pd.read_parquet(folder / "parquet/locations.parquet")["node"].tolist().count(NODE) > 0
+    assert pd.read_csv(folder / "csv/transfers.csv")["bytes_moved"].sum() > 0
+    assert f"canonical_{CONFIG}" in page.read_text()
+    assert "p2p" in cli("report").stdout

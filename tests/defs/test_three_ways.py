@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+from ringrift_sync_dagster.demo.exports import write_model
 from ringrift_sync_dagster.demo.games import make_game
 from ringrift_sync_dagster.demo.recorder import Recorder
 from ringrift_sync_dagster.demo.schemas import Dialect
@@ -62,10 +64,10 @@ def owner(cluster: EmbeddedCluster, folder: Path) -> dict[str, str]:
     }
 
 
-def materialized(home: Path) -> list[str]:
-    """Partitions in the history of the asset ``games``, one for each event."""
+def materialized(home: Path, asset: str = "games") -> list[str]:
+    """Partitions in the history of an asset, one for each event."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        records = instance.fetch_materializations(dg.AssetKey("games"), limit=100).records
+        records = instance.fetch_materializations(dg.AssetKey(asset), limit=100).records
         return [str(record.partition_key) for record in records]
 
 
@@ -104,3 +106,32 @@ def test_ui_job_and_command_line_give_the_same_content_and_each_stands_in_the_hi
     assert [event["partition"] for event in history if event["runId"] == run_id] == [KEY]
     assert materialized(tmp_path / "job") == [KEY]
     assert (before_the_next_run, materialized(tmp_path / "shell")) == ([], [KEY])
+
+
+@pytest.mark.cluster
+def test_a_range_of_models_works_by_job_and_by_command_line(shared_cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    nodes, configs = ("runpod-a1", "vast-900001"), ("hexagonal_2p", "hexagonal_3p")
+    for node in nodes:
+        for config in configs:
+            write_model(shared_cluster.node_root(node) / f"models/candidate_{config}.pth", f"three {node} {config}")
+    by_job, by_line = owner(shared_cluster, tmp_path / "job"), owner(shared_cluster, tmp_path / "line")
+    with dg.DagsterInstance.from_config(by_job["DAGSTER_HOME"]) as instance:
+        instance.add_dynamic_partitions("nodes", nodes)
+    tags = {
+        "dagster/asset_partition_range_start": f"{configs[0]}|{nodes[0]}",
+        "dagster/asset_partition_range_end": f"{configs[1]}|{nodes[1]}",
+    }
+
+    job = ["-m", "ringrift_sync_dagster.definitions", "-j", "models_job", "--tags", json.dumps(tags)]
+    run([sys.executable, "-m", "dagster", "job", "execute", *job], by_job)
+    only = [word for config in configs for word in ("--config", config)]
+    only += [word for node in nodes for word in ("--node", node)]
+    run([sys.executable, "-m", "ringrift_sync_dagster.cli", "sync", "--type", "models", *only], by_line)
+
+    wanted = {f"{config}|{node}" for config in configs for node in nodes}
+    assert set(materialized(tmp_path / "job", "models")) == wanted
+    kept = [
+        sorted(path.name for path in (tmp_path / way / "root/models/versions").glob("*.pth")) for way in ("job", "line")
+    ]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == len(wanted)

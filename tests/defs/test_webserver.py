@@ -95,7 +95,6 @@ def test_a_range_of_models_is_materialized_and_its_partitions_have_their_states(
     launch(graphql, f"square8_4p|{first}", "models", f"square8_4p|{last}")
 
     found = graphql(STATES, key={"path": ["models"]})["assetNodeOrError"]["assetPartitionStatuses"]["ranges"]
-    print(found)
     states = {
         (range_["primaryDimStartKey"], node)
         for range_ in found

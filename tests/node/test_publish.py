@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from ringrift_sync_dagster.node.errors import KitError
 from ringrift_sync_dagster.node.keeping import NOTED_BYTES, is_verified, locate, note_verified
 from ringrift_sync_dagster.node.ops import OPS, Context
 from ringrift_sync_dagster.node.roots import Roots
+from tests.disks import resize, small_disk
 
 CONFIG = "hex8_2p"
 START = 2_000_000_000.0
@@ -311,3 +313,23 @@ def test_the_note_of_a_verified_artifact_goes_with_it(host: Host) -> None:
     host.call("publish", **order)
 
     assert not list((host.scratch / "incoming/owner").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
+def test_a_disk_that_is_full_at_publish_changes_nothing_and_the_same_order_ends_right_when_there_is_room(
+    host: Host,
+) -> None:
+    old, new = b"o" * (64 << 10), b"n" * (512 << 10)
+    with small_disk(host.models, "256k"):  # what arrived lies on another disk, and is copied
+        host.publish(old, 1)
+        with pytest.raises((KitError, OSError)) as full:
+            host.publish(new, 2)
+        names = sorted(path.name for path in host.models.rglob("*.pth"))
+        before = [(host.models / f"{name}_{CONFIG}.pth").read_bytes() == old for name in ("canonical", "ringrift_best")]
+        resize(host.models, "4m")
+        host.publish(new, 2)
+        after = [(host.models / f"{name}_{CONFIG}.pth").read_bytes() == new for name in ("canonical", "ringrift_best")]
+
+    assert "No space" in str(full.value)
+    assert len(names) == 3  # two links and the old version
+    assert (before, after) == ([True, True], [True, True])
