@@ -9,6 +9,7 @@ import dagster as dg
 
 from ringrift_sync_dagster.defs.assets import cluster_data
 from ringrift_sync_dagster.defs.jobs import asset_jobs, collect_games_job, move_data_job
+from ringrift_sync_dagster.defs.reports import report_job, verify_job
 from ringrift_sync_dagster.defs.resources import (
     BandwidthResource,
     CircuitBreakerResource,
@@ -23,7 +24,7 @@ _transports = TransportResource.configure_at_launch()
 
 defs: Final = dg.Definitions(
     assets=[cluster_data],
-    jobs=[*asset_jobs, collect_games_job, move_data_job],
+    jobs=[*asset_jobs, collect_games_job, move_data_job, report_job, verify_job],
     sensors=[inventory_sensor],
     # Each may be set in the launchpad by itself, and the one that opens everything sees what was set.
     resources={

@@ -14,6 +14,8 @@ import dagster as dg
 import sqlalchemy as sa
 
 from ringrift_sync_dagster.core.model import DataType, Partition
+from ringrift_sync_dagster.defs.freshness import freshness, freshness_spec
+from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.schema import changes
 from ringrift_sync_dagster.state.store import StateStore
 
@@ -154,19 +156,22 @@ class Verdict:
 
 def check_specs(data_types: Iterable[DataType]) -> list[dg.AssetCheckSpec]:
     """Give the specs of all checks of the data types."""
-    return [
+    wanted = list(data_types)
+    rules = [
         dg.AssetCheckSpec(rule.name, asset=data_type.value, description=rule.description)
-        for data_type in data_types
+        for data_type in wanted
         for rule in RULES.get(data_type, ())
     ]
+    return rules + [freshness_spec(data_type) for data_type in wanted]
 
 
 def evaluations(state: StateStore, data_types: Iterable[DataType]) -> Iterator[dg.AssetCheckEvaluation]:
-    """Give one evaluation for each check of the data types, taken over the latest change of each partition."""
+    """Give one evaluation for each check of the data types: over the latest change of each partition, and freshness."""
     for data_type in data_types:
         latest = _latest_changes(state, data_type)
         for rule in RULES.get(data_type, ()):
             yield _evaluation(data_type, rule, [_verdict(row, rule) for row in latest])
+        yield freshness(state, data_type, clock.wall())
 
 
 def _latest_changes(state: StateStore, data_type: DataType) -> list[Any]:

@@ -11,8 +11,10 @@ import pytest
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.defs import batching
 from ringrift_sync_dagster.defs.checks import evaluations
+from ringrift_sync_dagster.defs.freshness import freshness
 from ringrift_sync_dagster.defs.recording import Recorded, record_materializations
 from ringrift_sync_dagster.state.changes import Change, add_changes, pending, recent_changes
+from ringrift_sync_dagster.state.nodes import apply_manifest
 from ringrift_sync_dagster.state.store import StateStore
 
 GAMES = dg.AssetKey("games")
@@ -175,6 +177,7 @@ def test_a_game_that_was_set_aside_for_its_missing_moves_is_a_warning(state: Sta
         "written_games_are_sound": (True, "WARN"),
         "no_moveless_games": (False, "WARN"),
         "counts_reconcile": (True, "WARN"),
+        "fresh_per_config": (True, "WARN"),
     }
 
 
@@ -182,6 +185,22 @@ def test_a_flag_that_does_not_hold_is_an_error(state: StateStore) -> None:
     add_changes(state, [change("a", checks=SOUND | {"counts_reconcile": False})])
 
     assert verdicts(state)["counts_reconcile"] == (False, "ERROR")
+
+
+def test_a_config_is_stale_when_a_node_that_has_it_has_told_nothing_for_ten_minutes(state: StateStore) -> None:
+    for node, at in (("vast-1", 1000.0), ("vast-2", 2000.0)):
+        games = {"path": "data/games/selfplay.db", "data_type": "games", "kind": "games", "collectable": True,
+                 "bytes": 1, "mtime_ns": 1, "token": "t", "games": {"hex8_2p": 3}}  # fmt: skip
+        manifest = {"full": True, "token": "m", "entries": [games], "removed": []}
+        assert apply_manifest(state, node, manifest, since="", at=at, transport="p2p").accepted
+
+    fresh, stale = (freshness(state, DataType.GAMES, now) for now in (1600.0, 1601.0))
+
+    assert (fresh.passed, fresh.metadata["configs_looked_at"].value) == (True, 1)
+    assert (stale.passed, stale.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert stale.description == "1 partitions of hex8_2p are stale, such as hex8_2p of vast-1"
+    assert stale.metadata["oldest_seconds"].value == 601.0
+    assert freshness(state, DataType.NPZ, 9e9).passed
 
 
 def test_a_good_write_of_one_node_does_not_hide_a_bad_one_of_another(state: StateStore) -> None:
