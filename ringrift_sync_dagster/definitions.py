@@ -17,6 +17,14 @@ from ringrift_sync_dagster.defs.resources import (
     TransportResource,
 )
 from ringrift_sync_dagster.defs.sensors import inventory_sensor
+from ringrift_sync_dagster.defs.strategies import (
+    broadcast_models,
+    hybrid_schedule,
+    hybrid_sync,
+    model_promotion_sensor,
+    priority_sync,
+    pull,
+)
 
 _bandwidth = BandwidthResource.configure_at_launch()
 _breakers = CircuitBreakerResource.configure_at_launch()
@@ -24,8 +32,19 @@ _transports = TransportResource.configure_at_launch()
 
 defs: Final = dg.Definitions(
     assets=[cluster_data],
-    jobs=[*asset_jobs, collect_games_job, move_data_job, report_job, verify_job],
-    sensors=[inventory_sensor],
+    jobs=[
+        *asset_jobs,
+        collect_games_job,
+        move_data_job,
+        hybrid_sync,
+        pull,
+        priority_sync,
+        broadcast_models,
+        verify_job,
+        report_job,
+    ],
+    schedules=[hybrid_schedule],
+    sensors=[inventory_sensor, model_promotion_sensor],
     # Each may be set in the launchpad by itself, and the one that opens everything sees what was set.
     resources={
         "bandwidth": _bandwidth,

@@ -34,20 +34,24 @@ NAMES = {
         "registry:registry_hashes_exist",
     ],
     "jobs": [
+        "broadcast_models",
         "collect_games_job",
         "elo_job",
         "games_job",
+        "hybrid_sync",
         "models_job",
         "move_data_job",
         "npz_job",
+        "priority_sync",
+        "pull",
         "registry_job",
         "report_job",
         "sync_job",
         "verify_job",
     ],
     "resources": ["bandwidth", "breakers", "sync", "transports"],
-    "schedules": [],
-    "sensors": ["inventory_sensor"],
+    "schedules": ["hybrid_schedule"],
+    "sensors": ["inventory_sensor", "model_promotion_sensor"],
 }
 
 

@@ -1,0 +1,63 @@
+"""The rhythm of a strategy: work at marks of the clock, so many seconds apart, for a while.
+
+Marks are multiples of the interval on the wall clock, so that the loops of two processes that follow each other keep
+one rhythm. Work that takes longer than the interval lets marks pass; it is never done twice for one mark.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ringrift_sync_dagster.settings import clock
+
+MINUTE: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """When to work.
+
+    Args:
+        interval: Seconds between two marks; above 0.
+        wall: Gives seconds since 1970; another one only in tests.
+        sleep: Waits for so many seconds; as above.
+
+    Raises:
+        ValueError: The interval is not above 0.
+
+    """
+
+    interval: float
+    wall: Callable[[], float] = clock.wall
+    sleep: Callable[[float], object] = time.sleep
+
+    def __post_init__(self) -> None:
+        if not self.interval > 0:
+            raise ValueError(f"an interval is more than 0 seconds, not {self.interval:g}")
+
+    def marks(self, seconds: float) -> Iterator[float]:
+        """Give a mark at once, and then one whenever its time has come, for ``seconds`` from now.
+
+        The first one is the last mark that has passed; after work that took too long the marks that passed meanwhile
+        are left out. A clock that somebody sets back makes the loop wait no longer than one interval.
+        """
+        started = now = self.wall()
+        mark = math.floor(now / self.interval) * self.interval
+        ends = started + seconds
+        while True:
+            yield mark
+            now = self.wall()
+            mark = max(mark + self.interval, math.floor(now / self.interval) * self.interval)
+            mark = min(mark, now + self.interval)
+            if mark >= ends or now >= ends:
+                return
+            if mark > now:
+                self.sleep(mark - now)
+
+    def is_due(self, last: float | None) -> bool:
+        """Say whether a whole interval has passed since the last work began; half a second is forgiven to the clock."""
+        return last is None or self.wall() - last >= self.interval - 0.5

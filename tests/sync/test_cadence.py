@@ -1,0 +1,75 @@
+"""Marks of the clock: one rhythm for processes that follow each other, and no mark twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from ringrift_sync_dagster.sync.cadence import Cadence
+
+
+@dataclass
+class Clock:
+    """A clock that moves when somebody sleeps or works."""
+
+    now: float
+    slept: list[float] = field(default_factory=list)
+
+    def wall(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def every(self, interval: float) -> Cadence:
+        return Cadence(interval, self.wall, self.sleep)
+
+
+def test_marks_are_multiples_of_the_interval_whenever_the_loop_begins() -> None:
+    clock = Clock(1003.2)
+
+    assert list(clock.every(5).marks(17)) == [1000, 1005, 1010, 1015, 1020]
+    assert clock.slept == pytest.approx([1.8, 5, 5, 5])
+
+
+def test_work_that_takes_too_long_lets_marks_pass_and_does_none_twice() -> None:
+    clock = Clock(1000.0)
+    seen = []
+
+    for mark in clock.every(5).marks(30):
+        seen.append(mark)
+        clock.now += 12 if mark == 1005 else 1
+
+    assert seen == [1000, 1005, 1015, 1020, 1025]
+
+
+def test_no_time_means_once() -> None:
+    clock = Clock(1000.0)
+
+    assert list(clock.every(60).marks(0)) == [960]
+    assert clock.slept == []
+
+
+def test_a_clock_that_is_set_back_costs_one_interval() -> None:
+    clock = Clock(100_000.0)
+    marks = clock.every(5).marks(20)
+    next(marks)
+    clock.now -= 50_000
+
+    next(marks)
+
+    assert clock.slept == [5]
+
+
+def test_an_interval_has_passed_or_not() -> None:
+    cadence = Clock(1000.0).every(300)
+
+    assert [cadence.is_due(last) for last in (None, 700.0, 700.4, 701.0)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("interval", [0.0, -1.0, float("nan")])
+def test_an_interval_is_more_than_nothing(interval: float) -> None:
+    with pytest.raises(ValueError, match="more than 0"):
+        Cadence(interval)
