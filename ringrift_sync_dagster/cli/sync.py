@@ -14,6 +14,7 @@ from ringrift_sync_dagster.cli.session import Session, verb
 from ringrift_sync_dagster.node.patterns import CONFIGS, DATA_TYPES, config_key
 
 if TYPE_CHECKING:
+    from ringrift_sync_dagster.sync.collect import Request
     from ringrift_sync_dagster.sync.report import CollectReport, Failure, Outcome
 
 TRANSPORTS: Final = ("p2p", "rsync", "base64")
@@ -72,8 +73,7 @@ def sync(session: Session, /, transport: str | None, **chosen: Any) -> int:  # n
     Every partition is tried, and the exit code is 1 when one failed. Without --up and --down data goes both ways.
     """
     from ringrift_sync_dagster.core.model import DataType
-    from ringrift_sync_dagster.sync.collect import Request, move
-    from ringrift_sync_dagster.sync.runtime import Runtime
+    from ringrift_sync_dagster.sync.collect import Request
 
     types = [DataType(name) for name in chosen["data_types"]] or None
     both = chosen["up"] == chosen["down"]
@@ -81,8 +81,39 @@ def sync(session: Session, /, transport: str | None, **chosen: Any) -> int:  # n
         types, chosen["configs"] or None, chosen["nodes"] or None, "cli", up=both or chosen["up"],
         down=both or chosen["down"], to=chosen["to"], recover=chosen["recover"], force=chosen["force"],
     )  # fmt: skip
+    return _run(session, request, transport)
+
+
+@click.command(context_settings=CONTEXT)
+@click.option("--type", "data_types", multiple=True, type=click.Choice(DATA_TYPES), help="Only this data type.")
+@click.option("--config", "configs", multiple=True, type=ConfigName(), help="Only this config; may be given again.")
+@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node; may be given again.")
+@click.option("--recover", is_flag=True, help="Also ask for what was once brought to nodes, after a loss here.")
+@click.option("--transport", type=click.Choice(TRANSPORTS), help="Only this transport; by default each in order.")
+@verb("hosts", "root", "state-url")
+def pull(session: Session, /, transport: str | None, **chosen: Any) -> int:  # noqa: ANN401 - what click gives
+    """Bring data from nodes now; nothing goes down to them.
+
+    With --recover everything is asked for that nodes hold, also the copies that were brought to them: what to do when
+    the canonical store or the state database was lost.
+    """
+    from ringrift_sync_dagster.core.model import DataType
+    from ringrift_sync_dagster.sync.collect import Request
+
+    types = [DataType(name) for name in chosen["data_types"]] or None
+    request = Request(
+        types, chosen["configs"] or None, chosen["nodes"] or None, "cli", down=False, recover=chosen["recover"]
+    )  # fmt: skip
+    return _run(session, request, transport)
+
+
+def _run(session: Session, request: Request, transport: str | None) -> int:
+    """Do the pass and show what it did."""
+    from ringrift_sync_dagster.sync.collect import move
+    from ringrift_sync_dagster.sync.runtime import Runtime
+
     with Runtime.open(session.settings(), transport=transport or "") as runtime:
-        for name in (*chosen["nodes"], *chosen["to"]):
+        for name in (*(request.nodes or ()), *request.to):
             runtime.inventory.get(name)
         reports = move(runtime, request)
     if session.as_json:

@@ -198,7 +198,7 @@ class _Look:
                 bad = [one for one in CONFIGS if one in self._configs and not rows.ratings_hold(one)]
                 wrong = f"the ratings of {', '.join(bad)} are not what the matches give" if bad else ""
             if wrong:
-                words = f"{wrong}; move the file away and run `ringrift-sync sync --recover`, which asks for all again"
+                words = f"{wrong}; move the file away and run `ringrift-sync pull --recover`, which asks for all again"
                 yield Finding(self._owner, data_type, config, layout.relative(path), Condition.ROTTEN, words)
 
     def _wrong_database(self, path: Path, *, games: bool) -> str:

@@ -14,6 +14,9 @@ import pytest
 
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.exports import make_export, model_bytes, write_model
+from ringrift_sync_dagster.demo.games import make_game
+from ringrift_sync_dagster.demo.recorder import Recorder
+from ringrift_sync_dagster.demo.schemas import Dialect
 
 CONFIG = "hex8_2p"
 NODE = "vast-900001"
@@ -126,3 +129,23 @@ def looked(cli: Command, best: Path, folder: Path) -> None:
     assert pd.read_csv(folder / "csv/transfers.csv")["bytes_moved"].sum() > 0
     assert f"canonical_{CONFIG}" in page.read_text()
     assert "p2p" in cli("report").stdout
+
+
+@pytest.mark.cluster
+def test_pull_brings_up_and_nothing_down_and_after_a_loss_what_was_brought(
+    cli: Command, shared_cluster: EmbeddedCluster, tmp_path: Path
+) -> None:
+    root = shared_cluster.node_root(NODE)
+    with Recorder(root / "data/games/selfplay_pull.db", Dialect.V18) as recorder:
+        recorder.record_all([make_game(f"pull-{number}", "square19_4p") for number in range(3)])
+    only = ("--config", "square19_4p", "--node", NODE, "--type", "games")
+    cli("sync", *only, "--to", NODE)
+    for suffix in ("", "-wal", "-shm"):
+        (root / f"data/games/selfplay_pull.db{suffix}").unlink(missing_ok=True)
+    store = tmp_path / "root/data/games/canonical_square19_4p.db"
+    store.unlink()
+
+    told = [json.loads(cli("pull", *only, *more, "--json").stdout) for more in ((), ("--recover",))]
+
+    assert [one["partitions"][0]["games_new"] for one in told] == [0, 3]
+    assert store.exists()
