@@ -98,3 +98,44 @@ def verify(session: Session, deep: bool, no_repair: bool, configs: tuple[str, ..
         title = f"{found.looked_at} files and databases looked at"
         show_table(title, ("node", "type", "path", "condition", "detail"), lines, empty="all as they were verified")
     return 1 if found.unrepaired else 0
+
+
+@click.command(context_settings=CONTEXT)
+@click.option("--config", "configs", multiple=True, type=ConfigName(), help="Only this config; may be repeated.")
+@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node; may be repeated.")
+@verb("hosts", "home", "root", "state-url")
+def plan(session: Session, configs: tuple[str, ...], nodes: tuple[str, ...]) -> int:
+    """Show what the next pass would move, in which order, about how many bytes and how long; move nothing."""
+    from ringrift_sync_dagster.sync.difference import OwnerState, as_json, difference
+    from ringrift_sync_dagster.sync.planner import measured_before
+    from ringrift_sync_dagster.sync.planner import plan as planned
+    from ringrift_sync_dagster.sync.runtime import Runtime
+
+    settings = session.settings()
+    with Runtime.open(settings) as runtime:
+        owner = OwnerState(runtime)
+        found = [difference(owner, node) for node in runtime.nodes(nodes or None)]
+        chosen = planned(found, measured_before(runtime.state))
+    lines = [one for one in chosen.transfers if not configs or one.missing.config in (*configs, "")]
+    seconds = chosen.seconds(settings.max_concurrent_syncs)
+    if session.as_json:
+        rows = [
+            {**as_json(one.missing), "priority": one.priority.name, "predicted_bytes": one.size_bytes,
+             "predicted_seconds": one.seconds}
+            for one in lines
+        ]  # fmt: skip
+        show_json({"ok": True, "transfers": rows, "unknown_nodes": chosen.unknown_nodes, "seconds": seconds})
+        return 0
+    shown = [
+        (
+            one.priority.name, one.missing.node, one.missing.way, one.missing.data_type.value,
+            one.missing.config or "-", one.missing.what, size(one.size_bytes), one.seconds, one.missing.why,
+        )
+        for one in lines
+    ]  # fmt: skip
+    columns = ("priority", "node", "way", "type", "config", "what", "about", "seconds", "why")
+    title = f"{len(lines)} to move, about {size(sum(one.size_bytes for one in lines))} in {seconds:.0f} s"
+    show_table(title, columns, shown, empty="nothing is missing anywhere")
+    if chosen.unknown_nodes:
+        click.echo(f"never heard of, a pass asks them: {', '.join(chosen.unknown_nodes)}")
+    return 0

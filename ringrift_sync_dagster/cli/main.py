@@ -19,6 +19,7 @@ EXIT_FAILED: Final = 1
 
 VERBS: Final = {
     "sync": Verb("sync", "sync", "Move data between nodes and their owner now."),
+    "plan": Verb("catalog", "plan", "Show what the next pass would move; move nothing."),
     "pull": Verb("sync", "pull", "Bring data from nodes now, after a loss everything that they hold."),
     "promote": Verb("versions", "promote", "Make a model the promoted one of its config."),
     "versions": Verb("versions", "versions", "See versions of npz and models, and put one back."),

@@ -21,6 +21,7 @@ from ringrift_sync_dagster.storage.quarantine import Quarantine
 CHECKOUT = Path(__file__).resolve().parents[2]
 VERBS = [
     "sync",
+    "plan",
     "pull",
     "promote",
     "versions",
