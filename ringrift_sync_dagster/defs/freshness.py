@@ -18,6 +18,8 @@ from ringrift_sync_dagster.state.store import StateStore
 
 FRESH_SECONDS: Final = 600.0
 """Ten intervals of the hybrid strategy as the guide sets them (60 s)."""
+GONE_SECONDS: Final = 86_400.0
+"""A node that told nothing for a day is gone, as spot machines go; it is counted, and makes nothing stale."""
 NAME: Final = "fresh_per_config"
 _DESCRIPTION: Final = "Every node with data of a config has told its files within the last ten minutes."
 _ROWS: Final = 200
@@ -37,13 +39,16 @@ def freshness(state: StateStore, data_type: DataType, now: float) -> dg.AssetChe
         now: Seconds since 1970, by the clock that wrote when nodes told their files.
 
     """
-    told = list(_told(state, data_type))
+    everything = list(_told(state, data_type))
+    told = [(config, node, at) for config, node, at in everything if now - at <= GONE_SECONDS]
+    gone = {node for _, node, at in everything if now - at > GONE_SECONDS}
     stale = [(config, node, age) for config, node, at in told if (age := now - at) > FRESH_SECONDS]
     oldest: dict[str, float] = defaultdict(float)
     for config, _, at in told:
         oldest[config] = max(oldest[config], now - at)
     metadata: dict[str, dg.MetadataValue] = {
         "configs_looked_at": dg.MetadataValue.int(len(oldest)),
+        "nodes_gone": dg.MetadataValue.int(len(gone)),
         "oldest_seconds": dg.MetadataValue.float(max(oldest.values(), default=0.0)),
     }
     text = _DESCRIPTION
@@ -67,10 +72,10 @@ def _told(state: StateStore, data_type: DataType) -> Iterator[tuple[str, str, fl
     query = (
         sa.select(node_files.c.config, node_files.c.node, told_at)
         .join(nodes, nodes.c.name == node_files.c.node)
-        .where(node_files.c.data_type == data_type.value, node_files.c.collectable, node_files.c.config != "")
+        .where(node_files.c.data_type == data_type.value, node_files.c.collectable)
         .distinct()
         .order_by(told_at, node_files.c.config, node_files.c.node)
     )
     with state.read() as connection:
         for config, node, at in connection.execute(query):
-            yield config, node, float(at)
+            yield config or "all", node, float(at)

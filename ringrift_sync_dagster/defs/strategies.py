@@ -173,7 +173,7 @@ def model_promotion_sensor(context: dg.SensorEvaluationContext, sync: SyncResour
     try:
         with StateStore.open(sync.settings().state_url) as state:
             now = {
-                published.config: f"{published.serial}:{published.sha256[:12]}"
+                published.config: f"{published.serial}:{published.sha256[:12]}:{published.at:.3f}"
                 for published, _ in all_published(state, DataType.MODELS.value)
             }
     except SyncError as error:

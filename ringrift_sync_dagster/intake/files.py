@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ringrift_sync_dagster.core.model import DataType
-from ringrift_sync_dagster.errors import InvalidFileError
+from ringrift_sync_dagster.errors import ChecksumError, InvalidFileError
 from ringrift_sync_dagster.intake.arrival import Arrival
 from ringrift_sync_dagster.intake.publishing import Publisher
 from ringrift_sync_dagster.node.faults import reached
@@ -24,7 +24,7 @@ from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.receipts import ArtifactRow, Receipt
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.versions import Version, VersionState, add_version, version_of
-from ringrift_sync_dagster.storage.files import disk_errors, fsync_dir, fsync_file, make_dirs
+from ringrift_sync_dagster.storage.files import disk_errors, fsync_dir, fsync_file, make_dirs, sha256_file
 from ringrift_sync_dagster.storage.layout import Layout
 from ringrift_sync_dagster.storage.npz import validate_npz
 from ringrift_sync_dagster.storage.pth import validate_model, write_sidecar
@@ -131,22 +131,31 @@ class FilesIntake:
             arrived: The bytes in ``incoming/``, verified against its digest; gone from there on return.
 
         Raises:
+            ChecksumError: What arrived is not what it was verified to be; it is removed, and what lies there stays.
             LocalDiskError: Our disk refuses; what lies there stays.
             LeaseHeldError: Another process took in files of this config for five minutes.
 
         """
         final, data_type = self.layout.root / version.path, DataType(version.data_type)
         with hold(self.state, f"versions:{data_type}:{version.config}", wait_seconds=LEASE_WAIT_SECONDS):
-            if final.exists():
+            now = version_of(self.state, version.data_type, version.config, version.sha256)
+            found = sha256_file(final) if final.exists() else ""
+            if now is None or now.state is not VersionState.KEPT or found == version.sha256:
+                self._let_go(arrived)  # it made room meanwhile, or somebody else repaired it
+                return
+            if sha256_file(arrived) != version.sha256:  # a second name of a version that rotted since
+                self._let_go(arrived)
+                raise ChecksumError(self.owner, "", f"{arrived.name} in incoming/ is not what it was; it was removed")
+            if found:
                 self.quarantine.add(
-                    self.owner, f"rotten-{version.sha256}", final, reason="rotten", artifact=version.sha256,
-                    detail=f"{version.path} was not what it was when it was kept", at=clock.wall(),
+                    self.owner, f"rotten-{version.sha256}-{found[:12]}", final, reason="rotten",
+                    artifact=version.sha256, detail=f"{version.path} hashes to {found}", at=clock.wall(),
                 )  # fmt: skip
             second_name(arrived, final)
             if data_type is DataType.MODELS:
                 write_sidecar(final, version.sha256)
             receipt = Receipt(version.sha256, self.owner, version.path, version.size_bytes, clock.wall())
-            add_version(self.state, version, receipt=receipt)
+            add_version(self.state, now, receipt=receipt)
             self.publisher.settle(data_type, version.config)
             self._let_go(arrived)
 
@@ -214,6 +223,11 @@ class FilesIntake:
         path.unlink(missing_ok=True)
         reached("files.removed")
         fsync_dir(path.parent)
+
+
+def restoring(sha256: str) -> str:
+    """Name of the lease that whoever fetches a lost version holds, so that no sweep takes its bytes away."""
+    return f"restore:{sha256}"
 
 
 def second_name(path: Path, final: Path) -> None:

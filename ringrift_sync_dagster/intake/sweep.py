@@ -14,6 +14,7 @@ from typing import Final
 from ringrift_sync_dagster.core.model import SHA256, Artifact, Partition, is_node_name
 from ringrift_sync_dagster.errors import LeaseHeldError, SyncError
 from ringrift_sync_dagster.intake.arrival import Accepted, Arrival
+from ringrift_sync_dagster.intake.files import restoring
 from ringrift_sync_dagster.intake.games import GamesIntake, collecting
 from ringrift_sync_dagster.intake.rows import RowsAccepted, RowsIntake
 from ringrift_sync_dagster.node.packfile import holds_records
@@ -84,9 +85,15 @@ def _take(intake: GamesIntake, rows: RowsIntake, path: Path, trigger: str) -> Ac
 
 
 def _drop_known(intake: GamesIntake, path: Path) -> None:
-    """Remove a file whose content was taken in already: its process died before it could."""
+    """Remove a file whose content was taken in already: its process died before it could.
+
+    Raises:
+        LeaseHeldError: Somebody has just fetched it, to put it back in the place of a version that was lost.
+
+    """
     if known_contents(intake.state, path.name):
-        path.unlink(missing_ok=True)
+        with hold(intake.state, restoring(path.name)):
+            path.unlink(missing_ok=True)
     else:
         _drop_old(path)
 

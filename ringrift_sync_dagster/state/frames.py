@@ -7,6 +7,7 @@ The only module that imports pandas; whoever needs no table loads none of it. Th
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from ringrift_sync_dagster.state.schema import changes
 from ringrift_sync_dagster.state.schema import transfers as transfers_table
 from ringrift_sync_dagster.state.store import StateStore
 
+_LOG: Final = logging.getLogger(__name__)
 PERCENTILES: Final = (0.5, 0.9, 0.99)
 _RATINGS: Final = "SELECT board_type, num_players, participant_id, rating, games_played, wins, losses, draws"
 
@@ -82,13 +84,21 @@ def lag(store: StateStore) -> pd.DataFrame:
 
 
 def ratings(database: Path) -> pd.DataFrame:
-    """One row for each participant of the merged elo database, by board, players and falling rating."""
+    """One row for each participant of the merged elo database, by board, players and falling rating.
+
+    None where there is no such database, or none that can be read: the other tables are worth having without it.
+    """
     columns = ["board_type", "num_players", "participant_id", "rating", "games_played", "wins", "losses", "draws"]
     if not database.exists():
         return pd.DataFrame(columns=columns)
     with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as conn:
         order = "ORDER BY board_type, num_players, rating DESC, participant_id"
-        rows = conn.execute(f"{_RATINGS} FROM elo_ratings {order}").fetchall()
+        conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        try:
+            rows = conn.execute(f"{_RATINGS} FROM elo_ratings {order}").fetchall()
+        except sqlite3.Error as error:
+            _LOG.warning("database=%s no ratings: %s", database, error)
+            rows = []
     return pd.DataFrame(rows, columns=columns)
 
 

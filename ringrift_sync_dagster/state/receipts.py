@@ -122,6 +122,13 @@ def has_receipt(store: StateStore, sha256: str, node: str) -> bool:
         return connection.execute(sa.select(receipts.c.id).where(_of(sha256, node))).first() is not None
 
 
+def has_receipt_at(store: StateStore, node: str, path: str) -> bool:
+    """Say whether anything was ever verified at a path of a node, such as packs that went into a database."""
+    there = (receipts.c.node == node) & (receipts.c.path == path)
+    with store.read() as connection:
+        return connection.execute(sa.select(receipts.c.id).where(there).limit(1)).first() is not None
+
+
 def get_artifact(store: StateStore, sha256: str) -> ArtifactRow | None:
     """Give what is known of an artifact; None when nothing is."""
     with store.read() as connection:

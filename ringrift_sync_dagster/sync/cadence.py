@@ -25,6 +25,7 @@ class Cadence:
         interval: Seconds between two marks; above 0.
         wall: Gives seconds since 1970; another one only in tests.
         sleep: Waits for so many seconds; as above.
+        monotonic: Gives seconds that never go back; as above.
 
     Raises:
         ValueError: The interval is not above 0.
@@ -34,6 +35,7 @@ class Cadence:
     interval: float
     wall: Callable[[], float] = clock.wall
     sleep: Callable[[float], object] = time.sleep
+    monotonic: Callable[[], float] = clock.monotonic
 
     def __post_init__(self) -> None:
         if not self.interval > 0:
@@ -45,19 +47,23 @@ class Cadence:
         The first one is the last mark that has passed; after work that took too long the marks that passed meanwhile
         are left out. A clock that somebody sets back makes the loop wait no longer than one interval.
         """
-        started = now = self.wall()
+        now = self.wall()
         mark = math.floor(now / self.interval) * self.interval
-        ends = started + seconds
+        ends, until = now + seconds, self.monotonic() + seconds
         while True:
             yield mark
             now = self.wall()
             mark = max(mark + self.interval, math.floor(now / self.interval) * self.interval)
             mark = min(mark, now + self.interval)
-            if mark >= ends or now >= ends:
+            if mark >= ends or now >= ends or self.monotonic() >= until:
                 return
             if mark > now:
                 self.sleep(mark - now)
 
     def is_due(self, last: float | None) -> bool:
-        """Say whether a whole interval has passed since the last work began; half a second is forgiven to the clock."""
-        return last is None or self.wall() - last >= self.interval - 0.5
+        """Say whether a whole interval has passed since the last work began; half a second is forgiven to the clock.
+
+        Work that began in the future shows that somebody set the clock back: then it is time.
+        """
+        passed = None if last is None else self.wall() - last
+        return passed is None or passed < 0 or passed >= self.interval - 0.5

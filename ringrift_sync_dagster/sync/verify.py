@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -19,12 +19,14 @@ from typing import Final
 from ringrift_sync_dagster.core.bandwidth import TransferPriority
 from ringrift_sync_dagster.core.model import Artifact, DataType, Partition
 from ringrift_sync_dagster.errors import RemoteCallError, SyncError, TransferError
+from ringrift_sync_dagster.intake.files import restoring
 from ringrift_sync_dagster.node import canonical
 from ringrift_sync_dagster.node.patterns import CONFIGS
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.nodes import Node
-from ringrift_sync_dagster.state.placements import Placement, all_placements, placed
-from ringrift_sync_dagster.state.receipts import drop_receipt, receipts_of
+from ringrift_sync_dagster.state.leases import hold
+from ringrift_sync_dagster.state.placements import Placement, all_placements, placed, placement_of
+from ringrift_sync_dagster.state.receipts import drop_receipt, has_receipt_at, receipts_of
 from ringrift_sync_dagster.state.versions import Version, VersionState, all_versions
 from ringrift_sync_dagster.storage.files import sha256_file
 from ringrift_sync_dagster.sync.collect import Request, move
@@ -35,6 +37,9 @@ from ringrift_sync_dagster.transports.base import Transport
 
 HASH_SECONDS: Final = 300.0
 TRIGGER: Final = "verify"
+_ASK_AGAIN: Final = "run `ringrift-sync pull --recover`, which asks for all again"
+_DAMAGED: Final = ("malformed", "not a database", "corrupt", "unsupported file format")
+_LINKS: Final = {DataType.MODELS.value: 2, DataType.NPZ.value: 1}
 _FILES: Final = frozenset({DataType.NPZ.value, DataType.MODELS.value})
 
 
@@ -132,7 +137,10 @@ class _Look:
         for version in all_versions(self._runtime.state, VersionState.KEPT):
             if version.config in self._configs:
                 self.looked_at += 1
-                wrong = self._wrong_with(version)
+                try:
+                    wrong = self._wrong_with(version)
+                except (SyncError, OSError) as error:  # a disk that dies gives errors, not other bytes
+                    wrong = Condition.ROTTEN, f"it cannot be read: {error}"
                 if wrong is not None:
                     yield self._restored(version, *wrong) if self._repair else self._finding(version, *wrong)
 
@@ -175,8 +183,9 @@ class _Look:
             raise TransferError(node.name, transport.name, f"{path} is not what it was verified to be")
         artifact = Artifact(version.sha256, version.size_bytes, version.data_type)
         partition = Partition(version.config, node.name)
-        fetched = fetch(self._runtime, transport, artifact, partition, TRIGGER, priority=TransferPriority.HIGH)
-        self._runtime.files.restore(version, fetched.path)
+        with hold(self._runtime.state, restoring(version.sha256)):
+            fetched = fetch(self._runtime, transport, artifact, partition, TRIGGER, priority=TransferPriority.HIGH)
+            self._runtime.files.restore(version, fetched.path)
 
     def _finding(self, version: Version, condition: Condition, detail: str) -> Finding:
         return Finding(self._owner, version.data_type, version.config, version.path, condition, detail)
@@ -184,37 +193,58 @@ class _Look:
     # --- The owner's databases ---------------------------------------------------------------------------------------
 
     def databases(self) -> Iterator[Finding]:
-        """Look at every merged database that there is."""
-        layout, rows = self._runtime.layout, self._runtime.rows.store
+        """Look at every merged database that there is, or that packs were merged into."""
+        layout = self._runtime.layout
         kept = [(DataType.GAMES, config, layout.canonical(config)) for config in CONFIGS if config in self._configs]
         kept += [(DataType.GAMES, config, layout.evaluation(config)) for config in CONFIGS if config in self._configs]
         kept += [(DataType.ELO, "", layout.elo), (DataType.REGISTRY, "", layout.registry)]
         for data_type, config, path in kept:
+            where = layout.relative(path)
             if not path.exists():
+                if has_receipt_at(self._runtime.state, self._owner, where):
+                    self.looked_at += 1
+                    words = "packs were merged into it, and it is not there"
+                    yield Finding(self._owner, data_type.value, config, where, Condition.LOST, f"{words}; {_ASK_AGAIN}")
                 continue
             self.looked_at += 1
-            wrong = self._wrong_database(path, games=data_type is DataType.GAMES)
-            if not wrong and data_type is DataType.ELO and self._deep:
-                bad = [one for one in CONFIGS if one in self._configs and not rows.ratings_hold(one)]
-                wrong = f"the ratings of {', '.join(bad)} are not what the matches give" if bad else ""
-            if wrong:
-                words = f"{wrong}; move the file away and run `ringrift-sync pull --recover`, which asks for all again"
-                yield Finding(self._owner, data_type, config, layout.relative(path), Condition.ROTTEN, words)
+            condition, words = self._wrong_database(path, games=data_type is DataType.GAMES)
+            if not words and data_type is DataType.ELO and self._deep:
+                condition, words = self._wrong_ratings()
+            if words:
+                advice = f"; move the file away, and {_ASK_AGAIN}" if condition is Condition.ROTTEN else ""
+                yield Finding(self._owner, data_type.value, config, where, condition, f"{words}{advice}")
 
-    def _wrong_database(self, path: Path, *, games: bool) -> str:
+    def _wrong_ratings(self) -> tuple[Condition, str]:
+        """Compute the ratings of every config anew; those that are due are no fault, the next pass writes them."""
+        rows = self._runtime.rows.store
+        try:
+            bad = [one for one in CONFIGS if one in self._configs and not rows.ratings_hold(one)]
+            bad = [one for one in bad if one not in rows.due("matches") and not rows.ratings_hold(one)]
+        except SyncError as error:
+            return Condition.UNKNOWN, f"its ratings cannot be computed: {error}"
+        return Condition.ROTTEN, f"the ratings of {', '.join(bad)} are not what the matches give" if bad else ""
+
+    def _wrong_database(self, path: Path, *, games: bool) -> tuple[Condition, str]:
+        """Say what is wrong, in an empty sentence where nothing is; one that could not be read now is unknown."""
         try:
             with canonical.opened(str(path), create=False) as conn:
                 check = "integrity_check(1)" if self._deep else "quick_check(1)"
                 said = str(conn.execute(f"PRAGMA {check}").fetchone()[0])
                 if said != "ok":
-                    return f"SQLite says: {said}"
+                    return Condition.ROTTEN, f"SQLite says: {said}"
+                conn.execute("BEGIN")  # one state for both numbers, whoever merges meanwhile
                 if games and canonical.get(conn, "schema") is not None:
                     counted = int(conn.execute("SELECT COUNT(*) FROM games").fetchone()[0])
                     if counted != canonical.count(conn):
-                        return f"it holds {counted} games where merges counted {canonical.count(conn)}"
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            return f"it cannot be read: {error}"
-        return ""
+                        words = f"it holds {counted} games where merges counted {canonical.count(conn)}"
+                        return Condition.ROTTEN, words
+                conn.execute("ROLLBACK")
+        except UnicodeDecodeError as error:
+            return Condition.ROTTEN, f"it cannot be read: {error}"
+        except sqlite3.Error as error:
+            bad = any(word in str(error).lower() for word in _DAMAGED)
+            return Condition.ROTTEN if bad else Condition.UNKNOWN, f"it cannot be read: {error}"
+        return Condition.ROTTEN, ""
 
     # --- Nodes -------------------------------------------------------------------------------------------------------
 
@@ -223,8 +253,9 @@ class _Look:
         brought = [
             one
             for one in all_placements(self._runtime.state, node.name)
-            if one.data_type in _FILES and one.content and one.config in self._configs
+            if one.data_type in _FILES and one.config in self._configs and (one.content or one.detail.get("distrusted"))
         ]
+        brought = [one if one.content else replace(one, content=str(one.detail["distrusted"])) for one in brought]
         if not brought:
             return
         with contextlib.closing(self._runtime.transport_to(node)) as transport:
@@ -236,18 +267,23 @@ class _Look:
                 except SyncError as error:
                     yield _there(placement, path, Condition.UNKNOWN, f"the node could not be asked: {error}")
                     continue
-                if wrong is not None:
-                    yield self._brought_again(placement, path, *wrong)
+                if wrong is not None and self._is_still(placement):
+                    yield self._brought_again(placement, path, wrong, transport, node)
+
+    def _is_still(self, placement: Placement) -> bool:
+        """Whether nobody brought the node another version while we looked."""
+        now = placement_of(self._runtime.state, placement.node, placement.data_type, placement.config)
+        if now is None:
+            return False
+        content = now.content or str(now.detail.get("distrusted", ""))
+        return (content, now.serial) == (placement.content, placement.serial)
 
     def _wrong_there(
-        self,
-        placement: Placement,
-        path: str,
-        transport: Transport,
-        node: Node,
+        self, placement: Placement, path: str, transport: Transport, node: Node
     ) -> tuple[Condition, str] | None:
-        if not self._deep:
-            return self._wrong_links(placement, transport, node)
+        wrong = self._wrong_links(placement, transport, node)
+        if wrong is not None or not self._deep:
+            return wrong
         try:
             found = self._hash_there(transport, node, path)
         except RemoteCallError as error:
@@ -262,9 +298,10 @@ class _Look:
         arguments = {"data_type": placement.data_type, "config": placement.config}
         answer = transport.call("published", arguments, deadline=clock.Deadline.after(HASH_SECONDS))
         with makes_sense(Sender(node.name, transport.name, "published")):
-            wrong = [str(one["path"]) for one in answer["links"] if one["artifact"] != placement.content]
-            if not answer["links"]:
-                return Condition.LOST, "no link of it is there"
+            links = answer["links"]
+            wrong = [str(one["path"]) for one in links if one["artifact"] != placement.content]
+            if len(links) < _LINKS[placement.data_type]:
+                return Condition.LOST, f"{len(links)} of its {_LINKS[placement.data_type]} links are there"
             return (Condition.LOST, f"{', '.join(wrong)} does not lead to it") if wrong else None
 
     @staticmethod
@@ -273,19 +310,34 @@ class _Look:
         with makes_sense(Sender(node.name, transport.name, path)):
             return text(answer["artifact"], "artifact", 64)
 
-    def _brought_again(self, placement: Placement, path: str, condition: Condition, why: str) -> Finding:
-        """Take back what was believed of a node, and bring it what is published now."""
+    def _brought_again(
+        self, placement: Placement, path: str, wrong: tuple[Condition, str], transport: Transport, node: Node
+    ) -> Finding:
+        """Take back what was believed of a node, bring it what is published now, and look again."""
+        condition, why = wrong
         if not self._repair:
             return _there(placement, path, condition, why)
         state, name = self._runtime.state, placement.node
         drop_receipt(state, placement.content, name)
-        detail = {"distrusted": placement.content}
+        detail = {"distrusted": placement.content, "path": path}
         placed(state, Placement(name, placement.data_type, placement.config, "", 0, detail))
         kind = DataType(placement.data_type)
         request = Request([kind], [placement.config], [name], TRIGGER, up=False, to=[name], force=True)
         report = move(self._runtime, request)[kind]
-        if report.failures:
-            return _there(placement, path, condition, f"{why}, and was not repaired: {report.failures[0].message}")
+        now = placement_of(state, name, placement.data_type, placement.config)
+        told = "; ".join([*(one.message for one in report.failures), *(note.message for note in report.notes)])
+        if now is None or not now.content:
+            return _there(
+                placement, path, condition, f"{why}, and was not repaired: {told or 'nothing is brought there'}"
+            )
+        try:
+            left = self._wrong_there(now, str(now.detail.get("path", path)), transport, node)
+        except SyncError as error:
+            return _there(
+                placement, path, Condition.UNKNOWN, f"{why}; it was brought again, and not seen since: {error}"
+            )
+        if left is not None:
+            return _there(placement, path, left[0], f"{why}, and was not repaired: {left[1]}")
         return _there(placement, path, Condition.REPAIRED, f"{why}; it was brought again")
 
 

@@ -201,6 +201,19 @@ def test_a_config_is_stale_when_a_node_that_has_it_has_told_nothing_for_ten_minu
     assert stale.description == "1 partitions of hex8_2p are stale, such as hex8_2p of vast-1"
     assert stale.metadata["oldest_seconds"].value == 601.0
     assert freshness(state, DataType.NPZ, 9e9).passed
+    gone = freshness(state, DataType.GAMES, 1000.0 + 86_401)
+    assert (gone.passed, gone.metadata["nodes_gone"].value) == (False, 1)  # the other one has some minutes left
+
+
+def test_databases_of_all_configs_are_stale_too(state: StateStore) -> None:
+    elo = {"path": "data/unified_elo.db", "data_type": "elo", "kind": "elo", "collectable": True, "bytes": 1,
+           "mtime_ns": 1, "token": "t"}  # fmt: skip
+    manifest = {"full": True, "token": "m", "entries": [elo], "removed": []}
+    assert apply_manifest(state, "vast-1", manifest, since="", at=1000.0, transport="p2p").accepted
+
+    found = freshness(state, DataType.ELO, 2000.0)
+
+    assert (found.passed, found.description) == (False, "1 partitions of all are stale, such as all of vast-1")
 
 
 def test_a_good_write_of_one_node_does_not_hide_a_bad_one_of_another(state: StateStore) -> None:

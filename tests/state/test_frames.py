@@ -98,6 +98,18 @@ def test_ratings_are_those_of_the_database(tmp_path: Path) -> None:
     assert frame["rating"].is_monotonic_decreasing
 
 
+@pytest.mark.parametrize("content", [b"", b"no database" * 1000])
+def test_a_database_of_ratings_that_cannot_be_read_costs_no_other_table(
+    store: StateStore, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "elo.db").write_bytes(content)
+
+    found = frames.report(store, tmp_path / "elo.db")
+
+    assert found["ratings"].empty
+    assert set(found) == {"transfers", "throughput", "games", "lag", "ratings"}
+
+
 def test_nobody_loads_pandas_who_wants_no_table() -> None:
     names = "sys, ringrift_sync_dagster.state.manifest, ringrift_sync_dagster.cli.main"
     code = f"import {names}; print('pandas' in sys.modules)"

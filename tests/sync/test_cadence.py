@@ -15,16 +15,20 @@ class Clock:
 
     now: float
     slept: list[float] = field(default_factory=list)
+    set_back: float = 0.0
 
     def wall(self) -> float:
         return self.now
+
+    def monotonic(self) -> float:
+        return self.now + self.set_back
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
 
     def every(self, interval: float) -> Cadence:
-        return Cadence(interval, self.wall, self.sleep)
+        return Cadence(interval, self.wall, self.sleep, self.monotonic)
 
 
 def test_marks_are_multiples_of_the_interval_whenever_the_loop_begins() -> None:
@@ -57,16 +61,18 @@ def test_a_clock_that_is_set_back_costs_one_interval() -> None:
     marks = clock.every(5).marks(20)
     next(marks)
     clock.now -= 50_000
+    clock.set_back = 50_000
 
-    next(marks)
+    rest = list(marks)
 
-    assert clock.slept == [5]
+    assert clock.slept == [5] * len(rest)
+    assert len(rest) in {3, 4}
 
 
 def test_an_interval_has_passed_or_not() -> None:
     cadence = Clock(1000.0).every(300)
 
-    assert [cadence.is_due(last) for last in (None, 700.0, 700.4, 701.0)] == [True, True, True, False]
+    assert [cadence.is_due(last) for last in (None, 700.0, 700.4, 701.0, 9999.0)] == [True, True, True, False, True]
 
 
 @pytest.mark.parametrize("interval", [0.0, -1.0, float("nan")])

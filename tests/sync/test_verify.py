@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sqlite3
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.demo.exports import model_bytes, write_model
+from ringrift_sync_dagster.demo.games import make_game
 from ringrift_sync_dagster.demo.ratings import make_matches, write_matches
+from ringrift_sync_dagster.intake.rows import RowsIntake
 from ringrift_sync_dagster.storage.quarantine import Quarantine
+from ringrift_sync_dagster.sync import passes
 from ringrift_sync_dagster.sync.collect import Request, move
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.verify import Condition, Verified, verify
@@ -33,6 +37,10 @@ def rot(path: Path) -> None:
     real.write_bytes(data)
     real.chmod(0o444)
     os.utime(real, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def look(field_: Field, *, deep: bool = False, repair: bool = True) -> Verified:
@@ -122,3 +130,66 @@ def test_ratings_that_somebody_changed_and_a_damaged_database_are_found(field_: 
 
     assert "the ratings of hex8_2p" in changed.unrepaired[0].detail
     assert "it cannot be read" in damaged.unrepaired[0].detail
+
+
+def test_a_second_rot_is_set_aside_too_and_bytes_that_rotted_in_incoming_are_not_put_back(
+    field_: Field, best: Path
+) -> None:
+    version = best.resolve()
+    for _ in range(2):
+        rot(version)
+        assert [one.condition for one in look(field_, deep=True).findings] == [Condition.REPAIRED]
+    rot(version)
+    (arrived := field_.base / "root/data/incoming" / A / sha256_of(model_bytes("best"))).hardlink_to(version)
+
+    found = look(field_, deep=True)
+
+    assert [one.condition for one in found.findings] == [Condition.ROTTEN]
+    assert not arrived.exists()
+    assert [one.condition for one in look(field_, deep=True).findings] == [Condition.REPAIRED]
+    assert best.read_bytes() == model_bytes("best")
+
+
+def test_a_missing_link_is_found_and_what_is_not_brought_again_is_not_called_repaired(
+    field_: Field, best: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = field_.cluster.node_root(A) / BEST
+    link.unlink()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(passes, "is_target", lambda *_, **__: False)
+        refused = [look(field_) for _ in range(2)]
+    found = look(field_)
+
+    assert [[one.condition for one in each.unrepaired] for each in refused] == [[Condition.LOST]] * 2
+    assert [one.condition for one in found.findings] == [Condition.REPAIRED]
+    assert link.read_bytes() == model_bytes("best")
+
+
+def test_a_lost_store_is_found_and_one_that_is_busy_is_not_called_rotten(field_: Field) -> None:
+    field_.play(A, "data/games/selfplay.db", make_game("verify", CONFIG))
+    assert field_.one(CONFIG).games_new == 1
+    store = field_.canonical(CONFIG)
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as conn:
+        conn.execute("PRAGMA journal_mode=DELETE")
+        conn.execute("BEGIN EXCLUSIVE")
+        busy = look(field_)
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{store}{suffix}").unlink(missing_ok=True)
+    lost = look(field_)
+
+    assert [one.condition for one in busy.findings] == [Condition.UNKNOWN]
+    assert "move the file away" not in busy.findings[0].detail
+    assert [(one.condition, one.path) for one in lost.findings] == [
+        (Condition.LOST, f"data/games/canonical_{CONFIG}.db")
+    ]
+
+
+def test_ratings_that_are_due_are_no_fault(field_: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_matches(field_.cluster.node_root(A) / "data/unified_elo.db", make_matches("due", CONFIG, 10))
+    monkeypatch.setattr(RowsIntake, "settle", lambda *_: None)
+    with Runtime.open(field_.settings) as runtime:
+        move(runtime, Request([DataType.ELO], [CONFIG], [A], "test", down=False))
+        assert runtime.rows.store.due("matches") == {CONFIG: A}
+
+    assert look(field_, deep=True).findings == ()
