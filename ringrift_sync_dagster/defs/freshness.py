@@ -1,8 +1,7 @@
 """The check of freshness, one for each data type: every node that has data of a config was asked about it lately.
 
 It is taken from what the state database knows, so that a node that nobody reaches makes its configs stale although no
-run says anything about it. It is a warning: stale is not wrong, and what was collected stays. The age that is too old
-is counted in intervals of the hybrid strategy, because the next pass would have asked.
+run says anything about it. It is a warning: stale is not wrong, and what was collected stays.
 """
 
 from collections import defaultdict

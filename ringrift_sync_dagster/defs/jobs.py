@@ -60,7 +60,7 @@ class MoveConfig(CollectConfig):
 @dg.op
 def collect_games(context: dg.OpExecutionContext, config: CollectConfig, sync: SyncResource) -> None:
     """Collect games from the chosen nodes, record what changed, then fail if a partition failed."""
-    _move(context, sync, Request([DataType.GAMES], config.configs or None, config.nodes or None, down=False))
+    move_once(context, sync, Request([DataType.GAMES], config.configs or None, config.nodes or None, down=False))
 
 
 @dg.op
@@ -71,10 +71,11 @@ def move_data(context: dg.OpExecutionContext, config: MoveConfig, sync: SyncReso
         types, config.configs or None, config.nodes or None, up=config.up, down=config.down, to=tuple(config.to),
         recover=config.recover, force=config.force,
     )  # fmt: skip
-    _move(context, sync, request)
+    move_once(context, sync, request)
 
 
-def _move(context: dg.OpExecutionContext, sync: SyncResource, request: Request) -> None:
+def move_once(context: dg.OpExecutionContext, sync: SyncResource, request: Request) -> None:
+    """Do one pass, record what changed, then fail if a partition failed."""
     with sync.runtime() as runtime:
         add_node_partitions(context.instance, partition_nodes(runtime.inventory))
         _, reports = move_and_record(context, runtime, request)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import dagster as dg
 
 from ringrift_sync_dagster.core.model import DataType
-from ringrift_sync_dagster.defs.jobs import CollectConfig
+from ringrift_sync_dagster.defs.jobs import CollectConfig, move_once
 from ringrift_sync_dagster.defs.moving import move_and_record, raise_if_failed
 from ringrift_sync_dagster.defs.partitions import add_node_partitions
 from ringrift_sync_dagster.defs.resources import SyncResource
@@ -90,7 +90,7 @@ def hybrid_sync() -> None:
 def pull_data(context: dg.OpExecutionContext, config: PullConfig, sync: SyncResource) -> None:
     """Bring everything from the chosen nodes that the owner lacks; then fail if a partition failed."""
     configs, nodes = config.configs or None, config.nodes or None
-    _once(context, sync, Request(None, configs, nodes, down=False, recover=config.recover))
+    move_once(context, sync, Request(None, configs, nodes, down=False, recover=config.recover))
 
 
 @dg.job(executor_def=dg.in_process_executor, tags={STRATEGY_TAG: "pull"})
@@ -111,7 +111,7 @@ class PriorityConfig(dg.Config):
 def pull_urgently(context: dg.OpExecutionContext, config: PriorityConfig, sync: SyncResource) -> None:
     """Bring everything from one node (or all) now; then fail if a partition failed."""
     context.instance.add_run_tags(context.run_id, {REASON_TAG: config.reason})
-    _once(context, sync, priority_request(config.reason, config.source_node or None, config.config_key or None))
+    move_once(context, sync, priority_request(config.reason, config.source_node or None, config.config_key or None))
 
 
 @dg.job(executor_def=dg.in_process_executor, tags={STRATEGY_TAG: "priority", "dagster/priority": "3"})
@@ -124,20 +124,13 @@ def priority_sync() -> None:
 def broadcast(context: dg.OpExecutionContext, config: CollectConfig, sync: SyncResource) -> None:
     """Bring the promoted models of the chosen configs to every node that plays or trains; then fail if one failed."""
     request = Request([DataType.MODELS], config.configs or None, config.nodes or None, up=False)
-    _once(context, sync, request)
+    move_once(context, sync, request)
 
 
 @dg.job(executor_def=dg.in_process_executor, tags={STRATEGY_TAG: "broadcast", "dagster/priority": "2"})
 def broadcast_models() -> None:
     """Bring promoted models to all nodes that play or train, before everything else."""
     broadcast()
-
-
-def _once(context: dg.OpExecutionContext, sync: SyncResource, request: Request) -> None:
-    with sync.runtime() as runtime:
-        add_node_partitions(context.instance, partition_nodes(runtime.inventory))
-        _, reports = move_and_record(context, runtime, request)
-        raise_if_failed(reports)
 
 
 @dg.schedule(

@@ -97,11 +97,12 @@ class OwnerState:
         """The state of each merged database by data type and config; those that there are."""
         games = {(DataType.GAMES, config): self.runtime.intake.store.generation(config) for config in CONFIGS}
         store = self.runtime.rows.store
+        generations = {kind: store.generation(family_of(kind)) for kind in _ROWS}
         rows = {
-            (kind, config): store.generation(family_of(kind))
-            for kind in _ROWS
+            (kind, config): generation
+            for kind, generation in generations.items()
             for config in CONFIGS
-            if store.holds(family_of(kind), config)
+            if generation and store.holds(family_of(kind), config)
         }
         return {key: state for key, state in (games | rows).items() if state}
 
@@ -114,7 +115,7 @@ class OwnerState:
     def _all_cursors(self, store: str, config: str) -> Mapping[tuple[str, str], str]:
         if store in {"games", "eval"}:
             games = self.runtime.intake.evaluation if store == "eval" else self.runtime.intake.store
-            return {place: reached_end_at(cursor) or "" for place, cursor in games.cursors(config).items()}
+            return {place: reached_end_at(cursor) for place, cursor in games.cursors(config).items()}
         found = self.runtime.rows.store.cursors(store, config)
         return {place: str(cursor.get("token", "")) for place, cursor in found.items()}
 

@@ -58,7 +58,7 @@ TOKEN_SECONDS: Final = 900.0
 _LEAST_PULL_SECONDS: Final = 60.0
 _SWITCHES: Final = 5
 """How often in one pass a node is led on to a version that was published meanwhile."""
-_LINKS: Final[Mapping[DataType, int]] = {DataType.MODELS: 2, DataType.NPZ: 1}
+LINKS: Final[Mapping[DataType, int]] = {DataType.MODELS: 2, DataType.NPZ: 1}
 
 
 class _NotServedError(TransferError):
@@ -288,7 +288,7 @@ class Distribution:
             links = answer["links"]
             right = [one for one in links if (one["artifact"], one["regular"]) == (published.sha256, False)]
             same = all(one["serial"] == published.serial for one in right)
-            return same and len(links) == len(right) == _LINKS[self._data_type]
+            return same and len(links) == len(right) == LINKS[self._data_type]
 
     def _place(self, work: Work, published: Published, path: str, tokens: Mapping[str, str]) -> None:
         """Renew what is known of a node that has it already; nothing changed there."""

@@ -30,6 +30,7 @@ from ringrift_sync_dagster.state.receipts import drop_receipt, has_receipt_at, r
 from ringrift_sync_dagster.state.versions import Version, VersionState, all_versions
 from ringrift_sync_dagster.storage.files import sha256_file
 from ringrift_sync_dagster.sync.collect import Request, move
+from ringrift_sync_dagster.sync.distribute import LINKS
 from ringrift_sync_dagster.sync.fields import Sender, makes_sense, text
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.transferring import fetch
@@ -39,7 +40,6 @@ HASH_SECONDS: Final = 300.0
 TRIGGER: Final = "verify"
 _ASK_AGAIN: Final = "run `ringrift-sync pull --recover`, which asks for all again"
 _DAMAGED: Final = ("malformed", "not a database", "corrupt", "unsupported file format")
-_LINKS: Final = {DataType.MODELS.value: 2, DataType.NPZ.value: 1}
 _FILES: Final = frozenset({DataType.NPZ.value, DataType.MODELS.value})
 
 
@@ -300,8 +300,8 @@ class _Look:
         with makes_sense(Sender(node.name, transport.name, "published")):
             links = answer["links"]
             wrong = [str(one["path"]) for one in links if one["artifact"] != placement.content]
-            if len(links) < _LINKS[placement.data_type]:
-                return Condition.LOST, f"{len(links)} of its {_LINKS[placement.data_type]} links are there"
+            if len(links) < LINKS[DataType(placement.data_type)]:
+                return Condition.LOST, f"{len(links)} of its {LINKS[DataType(placement.data_type)]} links are there"
             return (Condition.LOST, f"{', '.join(wrong)} does not lead to it") if wrong else None
 
     @staticmethod
