@@ -33,6 +33,7 @@ MUTATIONS: Final = (
         "acknowledge before fsync",
         f"{PACKAGE}/agent/uploads.py",
         """        await _on_disk(in_thread(opened.install))
+        await self.note(place)
         receipt = await self._receipts.add(place.final.name, place.path, total)
 """,
         """        receipt = await self._receipts.add(place.final.name, place.path, total)
