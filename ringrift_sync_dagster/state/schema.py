@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 """The newest Alembic revision, which ``metadata.create_all`` is equal to; kept here so that nobody imports Alembic."""
 
 VERSION_TABLE: Final = "state_version"
@@ -305,4 +305,83 @@ changes: Final = sa.Table(
     ),
     sa.Index(None, "config", "node"),
     sqlite_autoincrement=True,
+)
+
+event_cursors: Final = sa.Table(
+    "event_cursors",
+    metadata,
+    _text("subscriber", key=True),
+    _count("event_id"),  # the last one that it has dealt with
+    _time("at", nullable=False),
+)
+
+marks: Final = sa.Table(
+    "marks",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    _text("strategy"),
+    _text("owner"),
+    _time("mark", nullable=False),  # the multiple of the interval that was meant
+    _time("began_at", nullable=False),  # when work for it began
+    _number("seconds"),  # how long it took
+    _count("changes"),  # how many partitions changed
+    _text("holder"),  # who did it: a run, or a daemon
+    sa.Index(None, "strategy", "id"),
+    sqlite_autoincrement=True,
+)
+
+forecasts: Final = sa.Table(
+    "forecasts",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    _time("at", nullable=False),
+    _text("trigger"),
+    _text("data_type"),
+    _text("config"),
+    _text("node"),
+    _text("direction"),  # up | down
+    _count("predicted_bytes"),
+    _number("predicted_seconds"),
+    _count("actual_bytes"),
+    _number("actual_seconds"),
+    sa.Index(None, "node", "data_type"),
+    sqlite_autoincrement=True,
+)
+
+measures: Final = sa.Table(
+    "measures",
+    metadata,
+    _text("node", key=True),
+    _number("bytes_per_second"),  # moving average of what its transfers reached; 0 where nothing was moved
+    sa.Column("success", sa.Double, nullable=False, server_default="1"),  # moving average of 1 (done) and 0 (failed)
+    sa.Column("rtt_seconds", sa.Double),
+    sa.Column("disk_free_bytes", sa.BigInteger),
+    sa.Column("disk_total_bytes", sa.BigInteger),
+    _text("storage"),  # which disk its data lies on, where a probe told: nodes with the same text share it
+    _count("last_transfer"),  # id of the last transfer that the averages contain
+    _time("at", nullable=False),
+)
+
+exclusions: Final = sa.Table(
+    "exclusions",
+    metadata,
+    _text("node", key=True),
+    _text("reason"),
+    _number("until"),
+    _text("epoch"),
+    _time("at", nullable=False),
+)
+
+backpressure: Final = sa.Table(
+    "backpressure",
+    metadata,
+    _text("owner", key=True),
+    sa.Column("active", sa.Boolean, nullable=False),
+    _number("pressure"),  # 0 to 1, at the last look
+    sa.Column("signals", sa.JSON, nullable=False),
+    _time("since_at"),  # when it was activated or released, for display
+    _tick("until"),  # when it ends at the latest (active), or before when it may not begin again (released by hand)
+    _text("epoch"),
+    _text("source"),  # what activated or released it: measured, a person, the longest pause
+    _time("looked_at", nullable=False),
 )

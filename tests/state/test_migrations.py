@@ -94,7 +94,7 @@ def test_ids_are_never_used_again_in_a_migrated_sqlite_database(sqlite_store: St
         schema.metadata.drop_all(connection)
         migrations.upgrade(connection)
         ddl = connection.exec_driver_sql("SELECT group_concat(sql) FROM sqlite_master").scalar_one()
-    assert ddl.count("AUTOINCREMENT") == 5
+    assert ddl.count("AUTOINCREMENT") == 7
 
 
 def test_the_newest_revision_can_be_taken_back_and_applied_again(store: StateStore) -> None:
