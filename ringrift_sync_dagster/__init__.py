@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it. A name is added here in the change that makes it exist.
 _MODULES: dict[str, str] = {
+    "AutoSyncConfig": "sync.strategies",
+    "AutoSyncDaemon": "sync.daemon",
     "BandwidthCoordinatedRsync": "sync.coordinated_rsync",
     "BatchRsync": "sync.batch_rsync",
     "CircuitBreakerConfig": "core.breaker",
@@ -19,6 +21,7 @@ _MODULES: dict[str, str] = {
     "Inventory": "settings.inventory",
     "Settings": "settings.settings",
     "SyncRouter": "sync.router",
+    "SyncStrategy": "core.model",
     "TransferPriority": "core.bandwidth",
     "collect": "sync.collect",
     "get_bandwidth_manager": "sync.shared",
@@ -31,6 +34,8 @@ _MODULES: dict[str, str] = {
 }
 
 __all__ = [
+    "AutoSyncConfig",
+    "AutoSyncDaemon",
     "BandwidthCoordinatedRsync",
     "BatchRsync",
     "CircuitBreakerConfig",
@@ -38,6 +43,7 @@ __all__ = [
     "Inventory",
     "Settings",
     "SyncRouter",
+    "SyncStrategy",
     "TransferPriority",
     "__version__",
     "collect",

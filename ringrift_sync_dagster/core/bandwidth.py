@@ -173,6 +173,11 @@ def effective_order(waiting: Iterable[Waiting]) -> list[Waiting]:
     return sorted(waiting, key=lambda one: (one.requested - AGEING_SECONDS * _class(one.multiplier), one.ticket))
 
 
+def head_start(multiplier: float, boost: float) -> float:
+    """Give how many seconds earlier a transfer counts as having come when its weight is multiplied for the order."""
+    return AGEING_SECONDS * max(0, _class(multiplier * boost) - _class(multiplier))
+
+
 def _class(multiplier: float) -> int:
     """Give the number of the guide's priorities that are not above this multiplier, which need not be one of them."""
     return sum(known <= multiplier for known in _MULTIPLIERS.values())

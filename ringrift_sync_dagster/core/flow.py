@@ -12,7 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from ringrift_sync_dagster.core.model import DataType, Strategy
+from ringrift_sync_dagster.core.model import DataType, SyncStrategy
 
 
 class Carrier(StrEnum):
@@ -58,8 +58,8 @@ class Flow:
     up: Carrier
     audience: Audience
     placing: Placing
-    auto_ephemeral: Strategy
-    auto_persistent: Strategy
+    auto_ephemeral: SyncStrategy
+    auto_persistent: SyncStrategy
 
 
 FLOWS: Final[Mapping[DataType, Flow]] = MappingProxyType(
@@ -68,36 +68,36 @@ FLOWS: Final[Mapping[DataType, Flow]] = MappingProxyType(
             Carrier.GAME_PACK,
             Audience.TRAINING_THAT_ASKS,
             Placing.GAME_UNION,
-            Strategy.EPHEMERAL,
-            Strategy.HYBRID,
+            SyncStrategy.EPHEMERAL,
+            SyncStrategy.HYBRID,
         ),
         DataType.NPZ: Flow(
             Carrier.FILE,
             Audience.TRAINING,
             Placing.NEVER_WORSE,
-            Strategy.EPHEMERAL,
-            Strategy.HYBRID,
+            SyncStrategy.EPHEMERAL,
+            SyncStrategy.HYBRID,
         ),
         DataType.MODELS: Flow(
             Carrier.FILE,
             Audience.PLAY_OR_TRAIN,
             Placing.BY_HASH_THEN_SWITCH,
-            Strategy.BROADCAST,
-            Strategy.BROADCAST,
+            SyncStrategy.BROADCAST,
+            SyncStrategy.BROADCAST,
         ),
         DataType.ELO: Flow(
             Carrier.ROWS,
             Audience.EVERYBODY,
             Placing.MATCH_UNION,
-            Strategy.HYBRID,
-            Strategy.HYBRID,
+            SyncStrategy.HYBRID,
+            SyncStrategy.HYBRID,
         ),
         DataType.REGISTRY: Flow(
             Carrier.ROWS,
             Audience.EVERYBODY,
             Placing.VERSION_UNION,
-            Strategy.HYBRID,
-            Strategy.HYBRID,
+            SyncStrategy.HYBRID,
+            SyncStrategy.HYBRID,
         ),
     }
 )
@@ -111,9 +111,9 @@ def is_brought(data_type: DataType, *, trains: bool, plays: bool, asked: bool = 
     return trains or (plays and audience is Audience.PLAY_OR_TRAIN)
 
 
-def strategy_for(data_type: DataType, *, ephemeral: bool, chosen: Strategy = Strategy.AUTO) -> Strategy:
+def strategy_for(data_type: DataType, *, ephemeral: bool, chosen: SyncStrategy = SyncStrategy.AUTO) -> SyncStrategy:
     """Give the strategy that moves this data on such a node; a chosen one wins, AUTO asks the table."""
-    if chosen is not Strategy.AUTO:
+    if chosen is not SyncStrategy.AUTO:
         return chosen
     flow = FLOWS[data_type]
     return flow.auto_ephemeral if ephemeral else flow.auto_persistent

@@ -27,7 +27,7 @@ class DataType(StrEnum):
     REGISTRY = "registry"
 
 
-class Strategy(StrEnum):
+class SyncStrategy(StrEnum):
     """When data moves, and between whom; the five names of the guide's quick reference."""
 
     HYBRID = "hybrid"

@@ -47,18 +47,23 @@ class Recorded:
     changes: int
 
 
-def record_materializations(context: Context, state: StateStore) -> Recorded:
+def record_materializations(context: Context, state: StateStore, wait_seconds: float = LEASE_WAIT_SECONDS) -> Recorded:
     """Write all pending changes into Dagster, whoever made them, and their checks; at least once.
 
+    Args:
+        context: The step.
+        state: The shared facts.
+        wait_seconds: How long to wait for another process that records.
+
     Raises:
-        LeaseHeldError: Another process has been recording for two minutes; the changes stay pending for the next run.
+        LeaseHeldError: Another process records all that time; the changes stay pending for the next run.
         LeaseLostError: This process was stopped for too long; what it wrote will be written again by the next run.
         StateError: The state database cannot be read or written.
 
     """
     partitions: dict[DataType, set[Partition]] = defaultdict(set)
     count = 0
-    with hold(state, LEASE, wait_seconds=LEASE_WAIT_SECONDS) as lease:
+    with hold(state, LEASE, wait_seconds=wait_seconds) as lease:
         while groups := pending_groups(state, BATCH_CHANGES):
             add_node_partitions(context.instance, {group.node for group in groups})
             log_materializations(context, [changed_event(group) for group in groups])

@@ -19,27 +19,20 @@ from ringrift_sync_dagster.defs.partitions import add_node_partitions
 from ringrift_sync_dagster.defs.resources import SyncResource
 from ringrift_sync_dagster.defs.sensors import partition_nodes
 from ringrift_sync_dagster.errors import LeaseHeldError, SyncError
-from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.versions import all_published
 from ringrift_sync_dagster.sync.cadence import MINUTE, Cadence
 from ringrift_sync_dagster.sync.collect import Request
 from ringrift_sync_dagster.sync.facade import priority_request
+from ringrift_sync_dagster.sync.loop import Turn, work_at_marks
 from ringrift_sync_dagster.sync.report import CollectReport
 from ringrift_sync_dagster.sync.runtime import Runtime
 
 STRATEGY_TAG: Final = "ringrift/strategy"
 REASON_TAG: Final = "ringrift/reason"
-LEASE_SECONDS: Final = 6.0
-"""How long a strategy is held by a process that was killed."""
 LAST_MARK_SECONDS: Final = 50.0
 """How long a run of less than a minute's interval goes on starting passes; the next run has started by then."""
 _ACTIVE: Final = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
-
-
-def strategy_lease(strategy: str, owner: str) -> str:
-    """Name of the lease that whoever acts for a strategy of an owner holds."""
-    return f"strategy:{strategy}:{owner}"
 
 
 class PullConfig(CollectConfig):
@@ -54,18 +47,17 @@ def hybrid(context: dg.OpExecutionContext, sync: SyncResource) -> None:
     with sync.runtime() as runtime:
         add_node_partitions(context.instance, partition_nodes(runtime.inventory))
         cadence = Cadence(runtime.settings.sync_interval)
-        name = strategy_lease("hybrid", runtime.intake.owner)
+        turn = Turn(runtime.state, "hybrid", runtime.intake.owner, f"run {context.run_id[:8]}")
         seconds = LAST_MARK_SECONDS if cadence.interval < MINUTE else 0.0
         try:
-            with hold(runtime.state, name, ttl_seconds=LEASE_SECONDS) as lease:
-                for _ in cadence.marks(seconds):
-                    lease.check()
-                    _pass(context, runtime)
+            with turn.taken() as lease:
+                work_at_marks(turn, lease, cadence, seconds, lambda: _pass(context, runtime), again=True)
         except LeaseHeldError as error:
             context.log.info("nothing done: %s", error)
 
 
-def _pass(context: dg.OpExecutionContext, runtime: Runtime) -> None:
+def _pass(context: dg.OpExecutionContext, runtime: Runtime) -> int:
+    """Do one pass; give how many partitions changed."""
     _, reports = move_and_record(context, runtime, Request())
     failures = [failure for report in reports for failure in report.failures]
     silent = {failure.partition.node for failure in failures} - _answering(reports)
@@ -73,6 +65,7 @@ def _pass(context: dg.OpExecutionContext, runtime: Runtime) -> None:
         context.log.warning("%s: %s: %s", failure.partition, failure.error, failure.message)
     if silent and not _answering(reports):
         raise_if_failed(reports)
+    return sum(outcome.changed for report in reports for outcome in report.outcomes)
 
 
 def _answering(reports: Sequence[CollectReport]) -> set[str]:

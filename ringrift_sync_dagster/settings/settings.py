@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from ringrift_sync_dagster.core.model import Strategy
+from ringrift_sync_dagster.core.model import SyncStrategy
 from ringrift_sync_dagster.errors import ConfigError, Problem
 from ringrift_sync_dagster.settings.inventory import MEGABITS_FROM, Inventory, load_inventory
 
@@ -46,6 +46,10 @@ VARIABLES: Final[Mapping[str, str]] = {
     "deep_scan_interval": "RINGRIFT_SYNC_DEEP_SCAN_INTERVAL",
     "deep_scan_share": "RINGRIFT_SYNC_DEEP_SCAN_SHARE",
     "max_packs_down": "RINGRIFT_SYNC_MAX_PACKS_DOWN",
+    "min_quality_score": "RINGRIFT_SYNC_MIN_QUALITY_SCORE",
+    "exclude_nfs_hosts": "RINGRIFT_SYNC_EXCLUDE_NFS_HOSTS",
+    "ephemeral_max_data_age": "RINGRIFT_SYNC_EPHEMERAL_MAX_DATA_AGE",
+    "ephemeral_priority_boost": "RINGRIFT_SYNC_EPHEMERAL_PRIORITY_BOOST",
 }
 # Setting -> key of the inventory's section auto_sync.
 AUTO_SYNC_KEYS: Final[Mapping[str, str]] = {
@@ -114,6 +118,10 @@ class Settings(BaseSettings):
         deep_scan_share: Which part of one core of the node a slow look may use.
         keep_versions: Replaced versions of an npz (and, on nodes, of a model) that stay and can be put back.
         agent_port: Port of the node service where the inventory says nothing else.
+        min_quality_score: Nodes whose score (0 to 1) is lower are no targets; as sources they always count.
+        exclude_nfs_hosts: True: what shares the owner's disk, by evidence, is no target.
+        ephemeral_max_data_age: Seconds after which finished games that no durable host has are rescued.
+        ephemeral_priority_boost: What the weight of an ephemeral node's transfers is multiplied with.
 
     """
 
@@ -132,7 +140,7 @@ class Settings(BaseSettings):
     ephemeral_sync_interval: Seconds = 5.0
     max_concurrent_syncs: int = Field(default=5, ge=1)
     bandwidth_limit: float = Field(default=50.0, gt=0, allow_inf_nan=False)
-    strategy: Annotated[Strategy, BeforeValidator(_lower)] = Strategy.HYBRID
+    strategy: Annotated[SyncStrategy, BeforeValidator(_lower)] = SyncStrategy.HYBRID
     exclude_coordinators: bool = True
     pack_max_games: int = Field(default=2000, ge=1)
     pack_max_bytes: int = Field(default=32 * 1024 * 1024, ge=1)
@@ -142,6 +150,10 @@ class Settings(BaseSettings):
     deep_scan_interval: Seconds = 6 * 3600.0
     deep_scan_share: float = Field(default=0.05, gt=0, le=1)
     agent_port: int = Field(default=8765, ge=1, le=65535)
+    min_quality_score: float = Field(default=0.0, ge=0, le=1)
+    exclude_nfs_hosts: bool = True
+    ephemeral_max_data_age: Seconds = 300.0
+    ephemeral_priority_boost: float = Field(default=2.0, ge=1, le=100)
 
     _warnings: tuple[Problem, ...] = PrivateAttr(default=())
 

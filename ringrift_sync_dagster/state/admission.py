@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from ringrift_sync_dagster.core.bandwidth import TransferPriority, Waiting, effective_order
+from ringrift_sync_dagster.core.bandwidth import TransferPriority, Waiting, effective_order, head_start
 from ringrift_sync_dagster.errors import LeaseLostError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state import ticks
@@ -43,6 +43,7 @@ class TransferRequest:
         reserved_bytes: How much of ``disk`` it needs.
         disk: The node whose disk it fills; the owner's own name for a fetch; empty when none is watched.
         transport: The transport, when there is no choice.
+        boost: Of at least 1; its turn comes as early as if its weight were so many times larger.
 
     Raises:
         ValueError: The multiplier is not above 0.
@@ -60,6 +61,7 @@ class TransferRequest:
     reserved_bytes: int = 0
     disk: str = ""
     transport: str = ""
+    boost: float = 1.0
 
     def __post_init__(self) -> None:
         if self.multiplier is not None and not self.multiplier > 0:
@@ -178,8 +180,9 @@ def _admit(connection: sa.Connection, transfer_id: int, max_running: int, *, loc
 def _insert(connection: sa.Connection, wanted: TransferRequest) -> int:
     moment = ticks.moment(connection)
     multiplier = wanted.priority.multiplier if wanted.multiplier is None else wanted.multiplier
+    told = {name: value for name, value in asdict(wanted).items() if name != "boost"}
     values = {
-        **asdict(wanted), **_word(moment), "requested": moment.seconds,
+        **told, **_word(moment), "requested": moment.seconds - head_start(multiplier, wanted.boost),
         "priority": wanted.priority.value, "multiplier": multiplier,
     }  # fmt: skip
     return insert_transfer(connection, TransferState.WAITING, values)

@@ -146,6 +146,14 @@ def lease_rows(store: StateStore) -> list[LeaseRow]:
     return [LeaseRow(row.name, process_of(row), row.fence, free=_is_free(row, now, store)) for row in rows]
 
 
+def holder_of(store: StateStore, name: str) -> Process | None:
+    """Give the process that holds a lease now; None when it is free."""
+    with store.read() as connection:
+        row = connection.execute(sa.select(leases).where(leases.c.name == name)).one_or_none()
+        now = ticks.now(connection)
+    return None if row is None or _is_free(row, now, store) else process_of(row)
+
+
 def _wait(store: StateStore, name: str, ttl_seconds: float, wait_seconds: float) -> Lease:
     deadline = clock.Deadline(wait_seconds)
     pause = _FIRST_WAIT_SECONDS

@@ -143,7 +143,8 @@ class BandwidthManager:
         """Wait for a turn, and hold it while the body runs; the row says how the body ended.
 
         Args:
-            wanted: What is to move. A host's own priority replaces its priority.
+            wanted: What is to move. A host's own priority replaces its priority; what comes from an ephemeral node
+                has its turn earlier (``ephemeral_priority_boost``).
             disk: The directory on this machine that is filled; None when it is another machine's.
             rescue: True: what moves has no other copy; only the physical room counts.
             cancel: Ends the waiting.
@@ -156,7 +157,7 @@ class BandwidthManager:
 
         """
         priority = self.host_priority(wanted.node)
-        wanted = wanted if priority is None else replace(wanted, priority=priority)
+        wanted = self._boosted(wanted if priority is None else replace(wanted, priority=priority))
         transfer_id, admitted = admission.request_and_admit(self._state, wanted, max_running=self._most)
         pacer = BucketPacer(self._bytes_per_second(wanted.node)[0])
         running = RunningTransfer(transfer_id, pacer, cancel or threading.Event())
@@ -180,6 +181,13 @@ class BandwidthManager:
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.join()
+
+    def _boosted(self, wanted: TransferRequest) -> TransferRequest:
+        """Let what comes from an ephemeral node have its turn earlier, with the same share of the bandwidth."""
+        node = self._inventory.nodes.get(wanted.node)
+        if wanted.direction != "fetch" or node is None or not node.is_ephemeral:
+            return wanted
+        return replace(wanted, boost=self._settings.ephemeral_priority_boost)
 
     @property
     def _most(self) -> int:

@@ -66,11 +66,16 @@ def collect(
     return move(runtime, Request([DataType.GAMES], configs, nodes, trigger, down=False))[DataType.GAMES]
 
 
-def move(runtime: Runtime, request: Request) -> dict[DataType, CollectReport]:
+def move(runtime: Runtime, request: Request, *, settled: bool = False) -> dict[DataType, CollectReport]:
     """Do one pass; give a report for each data type.
 
     Failures are in the reports. Safe to run at the same time in several processes, and idempotent: what is already
     there costs a look.
+
+    Args:
+        runtime: What to work with.
+        request: What to move.
+        settled: True: ``settle`` was called a moment ago.
 
     Raises:
         ConfigError: A config or node is unknown.
@@ -83,7 +88,8 @@ def move(runtime: Runtime, request: Request) -> dict[DataType, CollectReport]:
         _checked_configs(request.configs), runtime.nodes(names), request.trigger, up=request.up, down=request.down,
         to=frozenset(request.to), recover=request.recover, force=request.force,
     )  # fmt: skip
-    settle(runtime, request.trigger)
+    if not settled:
+        settle(runtime, request.trigger)
     wanted = frozenset(MOVERS if request.data_types is None else request.data_types)
     movers = {data_type: make(runtime) for data_type, make in MOVERS.items() if data_type in wanted}
     with (

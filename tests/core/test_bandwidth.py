@@ -20,6 +20,7 @@ from ringrift_sync_dagster.core.bandwidth import (
     budget,
     data_type_priority,
     effective_order,
+    head_start,
     host_limit,
     shares,
 )
@@ -244,3 +245,9 @@ def test_a_bucket_without_a_rate_is_refused(rate: float) -> None:
         TokenBucket(rate, 0.0)
     with pytest.raises(ValueError, match="above 0 bytes per second"):
         TokenBucket(1.0, 0.0).set_rate(rate, 0.0)
+
+
+@pytest.mark.parametrize("boost, earlier", [(1.0, 0.0), (2.0, 60.0), (100.0, 60.0)])
+def test_a_boosted_transfer_counts_as_one_that_came_earlier(boost: float, earlier: float) -> None:
+    assert head_start(TransferPriority.NORMAL.multiplier, boost) == earlier
+    assert head_start(TransferPriority.CRITICAL.multiplier, boost) == 0.0

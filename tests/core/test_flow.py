@@ -3,7 +3,7 @@
 import pytest
 
 from ringrift_sync_dagster.core.flow import FLOWS, Audience, Carrier, Placing, strategy_for
-from ringrift_sync_dagster.core.model import DataType, Strategy
+from ringrift_sync_dagster.core.model import DataType, SyncStrategy
 
 
 def test_every_data_type_has_a_line() -> None:
@@ -26,7 +26,7 @@ def test_auto_is_what_the_table_says_for_the_kind_of_node(data_type: str, epheme
 
 
 def test_a_chosen_strategy_wins_over_the_table() -> None:
-    assert strategy_for(DataType.GAMES, ephemeral=True, chosen=Strategy.PULL) is Strategy.PULL
+    assert strategy_for(DataType.GAMES, ephemeral=True, chosen=SyncStrategy.PULL) is SyncStrategy.PULL
 
 
 def test_games_travel_as_packs_and_are_united_by_row() -> None:

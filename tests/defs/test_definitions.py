@@ -37,6 +37,7 @@ NAMES = {
         "broadcast_models",
         "collect_games_job",
         "elo_job",
+        "ephemeral_sync",
         "games_job",
         "hybrid_sync",
         "models_job",
@@ -50,8 +51,14 @@ NAMES = {
         "verify_job",
     ],
     "resources": ["bandwidth", "breakers", "sync", "transports"],
-    "schedules": ["hybrid_schedule"],
-    "sensors": ["inventory_sensor", "model_promotion_sensor"],
+    "schedules": ["ephemeral_schedule", "hybrid_schedule"],
+    "sensors": [
+        "inventory_sensor",
+        "loop_guard_sensor",
+        "model_promotion_sensor",
+        "orphan_games_sensor",
+        "run_failure_sensor",
+    ],
 }
 
 

@@ -10,13 +10,14 @@ import dagster as dg
 import pytest
 
 from ringrift_sync_dagster.definitions import defs
-from ringrift_sync_dagster.defs.strategies import hybrid_schedule, model_promotion_sensor, strategy_lease
+from ringrift_sync_dagster.defs.strategies import hybrid_schedule, model_promotion_sensor
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.exports import model_bytes, write_model
 from ringrift_sync_dagster.settings.settings import load_settings
 from ringrift_sync_dagster.state.changes import recent_changes
 from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.store import StateStore
+from ringrift_sync_dagster.sync.loop import strategy_lease
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.defs.test_moving import failure_of
 

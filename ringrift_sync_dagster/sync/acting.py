@@ -1,0 +1,119 @@
+"""What a strategy does at a mark: one pass for most, and for EPHEMERAL a look at every node that is not busy.
+
+A look at an ephemeral node must not wait for another node: each has a thread of its own, and one whose look goes on at
+the next mark (a large file, a dead host) is left out there, so that the rhythm holds for all others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Final, Self
+
+from ringrift_sync_dagster.core.model import DataType
+from ringrift_sync_dagster.errors import SyncError
+from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.sync.collect import Request, move, settle
+from ringrift_sync_dagster.sync.report import CollectReport
+from ringrift_sync_dagster.sync.runtime import Runtime
+from ringrift_sync_dagster.sync.strategies import AutoSyncConfig, ClusterView, ephemeral_types, requests
+
+LOOKERS: Final = 32
+"""Ephemeral nodes that are looked at at the same time."""
+SETTLE_SECONDS: Final = 60.0
+"""How often the loop finishes what killed processes left."""
+_QUIET_SECONDS: Final = 4.0
+
+_LOG: Final = logging.getLogger(__name__)
+
+Reports = Mapping[DataType, CollectReport]
+
+
+def pass_once(runtime: Runtime, config: AutoSyncConfig, trigger: str) -> list[Reports]:
+    """Do one pass of a strategy; give its reports, one mapping for each request.
+
+    Raises:
+        StateError: The state database cannot be used.
+
+    """
+    return [move(runtime, request) for request in requests(config, ClusterView(runtime.nodes()), trigger)]
+
+
+class EphemeralLooks:
+    """Looks at ephemeral nodes, each in its own time; close it, or use it as a context manager.
+
+    Args:
+        runtime: What to work with.
+        trigger: What starts it, as it is written into changes.
+        limit_seconds: How long a mark waits for its looks: what is done by then counts as its changes.
+
+    """
+
+    def __init__(self, runtime: Runtime, trigger: str, limit_seconds: float = _QUIET_SECONDS) -> None:
+        self._runtime = runtime
+        self._trigger = trigger
+        self._limit_seconds = limit_seconds
+        self._pool = ThreadPoolExecutor(LOOKERS, thread_name_prefix="look")
+        self._busy: dict[str, Future[Reports]] = {}
+        self._settled_at = float("-inf")
+        self._told: dict[str, str] = {}
+        self.changed = 0
+        """Partitions that changed since the beginning."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the looks that go on, and end the threads."""
+        self._pool.shutdown(wait=True)
+        self._collect()
+
+    @property
+    def nodes(self) -> Mapping[str, list[DataType]]:
+        """The nodes that are looked at, with what is moved from them."""
+        found = {node.name: ephemeral_types(node) for node in self._runtime.nodes()}
+        return {name: [one for one in DataType if one in types] for name, types in found.items() if types}
+
+    def look(self) -> int:
+        """Begin a look at every node that is not busy, and wait a little; give how many partitions changed.
+
+        Raises:
+            StateError: The state database cannot be used.
+
+        """
+        if clock.monotonic() - self._settled_at > SETTLE_SECONDS:
+            settle(self._runtime, self._trigger)
+            self._settled_at = clock.monotonic()
+        before = self.changed
+        for name, types in self.nodes.items():
+            if name not in self._busy:
+                request = Request(types, None, [name], self._trigger, down=False)
+                self._busy[name] = self._pool.submit(move, self._runtime, request, settled=True)
+        wait(self._busy.values(), timeout=self._limit_seconds)
+        self._collect()
+        return self.changed - before
+
+    def _collect(self) -> None:
+        for name in [name for name, future in self._busy.items() if future.done()]:
+            future = self._busy.pop(name)
+            error = future.exception()
+            if error is not None:
+                if not isinstance(error, SyncError):
+                    _LOG.error("node=%s fault=%r", name, error, exc_info=error)
+                self._tell(name, str(error))
+                continue
+            reports = future.result()
+            self.changed += sum(outcome.changed for report in reports.values() for outcome in report.outcomes)
+            failures = [failure for report in reports.values() for failure in report.failures]
+            self._tell(name, failures[0].message if failures else "")
+
+    def _tell(self, name: str, error: str) -> None:
+        """Say once that a node fails, and once that it is well again: a dead host would fill the log."""
+        before = self._told.get(name, "")
+        if bool(error) != bool(before):
+            _LOG.log(logging.WARNING if error else logging.INFO, "node=%s look=%s", name, error or "well again")
+        self._told[name] = error

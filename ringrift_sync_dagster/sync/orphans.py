@@ -1,0 +1,167 @@
+"""Games that exist on a node alone for too long: found by the last scan against what was read, and told as values.
+
+A file of a node is behind when it has finished games and was not read to its present end. It is an orphan's file when
+it has been behind for the grace period without any progress: the node is silent, or its packs do not come. Only clocks
+of this machine count. Source: domain.md, 5, meaning (b); exact ids are told by the nodes themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+from ringrift_sync_dagster.core.model import DataType
+from ringrift_sync_dagster.node.patterns import CONFIGS
+from ringrift_sync_dagster.state.nodes import NodeFile, files_of
+from ringrift_sync_dagster.sync.answers import reached_end_at
+from ringrift_sync_dagster.sync.runtime import Runtime
+
+PATHS_TOLD: Final = 10
+FIRST_RETRY_SECONDS: Final = 30.0
+LONGEST_RETRY_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """One file of a node that was not read to its end.
+
+    Args:
+        node: Whose.
+        path: Which.
+        config: Of which config.
+        read: How far it was read; compared for equality only, empty when never.
+        games: Finished games that it holds, read ones included.
+        size_bytes: Its length.
+
+    """
+
+    node: str
+    path: str
+    config: str
+    read: str
+    games: int
+    size_bytes: int
+
+    @property
+    def key(self) -> str:
+        """A name for it; the same as long as nothing is read from it."""
+        return f"{self.node}|{self.path}|{self.config}|{self.read}"
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """What a node has that nobody else does.
+
+    Args:
+        node: The node.
+        files: Its files, by path.
+        seconds: How long the oldest one has been behind.
+
+    """
+
+    node: str
+    files: tuple[Behind, ...]
+    seconds: float
+
+    @property
+    def games(self) -> int:
+        """Finished games in these files, at most: those that were read before are counted too."""
+        return sum(file.games for file in self.files)
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """Of which configs."""
+        return tuple(sorted({file.config for file in self.files}))
+
+    def payload(self) -> dict[str, Any]:
+        """Give it as the payload of ORPHAN_GAMES_DETECTED."""
+        return {
+            "source_node": self.node,
+            "orphan_count": self.games,
+            "orphan_paths": [file.path for file in self.files[:PATHS_TOLD]],
+            "config_keys": list(self.configs),
+            "total_bytes": sum(file.size_bytes for file in self.files),
+        }
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is remembered between two looks; JSON values.
+
+    Args:
+        since: For each file that is behind, when it was first seen so, in seconds since 1970.
+        tries: For each node with orphans, how often it was asked, and when it may be asked again.
+
+    """
+
+    since: dict[str, float]
+    tries: dict[str, tuple[int, float]]
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any]) -> Watch:
+        """Read what ``as_json`` wrote."""
+        tries = {node: (int(count), float(at)) for node, (count, at) in value.get("tries", {}).items()}
+        return cls({str(key): float(at) for key, at in value.get("since", {}).items()}, tries)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        return {"since": self.since, "tries": {node: list(one) for node, one in self.tries.items()}}
+
+    def look(self, behind: Iterable[Behind], now: float, grace_seconds: float) -> list[Orphans]:
+        """Take what is behind now; give the orphans by node, and forget what was read meanwhile."""
+        found = list(behind)
+        self.since = {one.key: min(self.since.get(one.key, now), now) for one in found}
+        late = [one for one in found if now - self.since[one.key] >= grace_seconds]
+        nodes = sorted({one.node for one in late})
+        return [
+            Orphans(node, tuple(mine), max(now - self.since[one.key] for one in mine))
+            for node in nodes
+            for mine in [sorted((one for one in late if one.node == node), key=lambda one: (one.path, one.config))]
+        ]
+
+    def is_due(self, node: str, now: float) -> bool:
+        """Say whether a node may be asked again; a clock that was set back does not stop it."""
+        if node not in self.tries:
+            return True
+        _, at = self.tries[node]
+        return now >= at or at - now > LONGEST_RETRY_SECONDS
+
+    def asked(self, node: str, now: float) -> int:
+        """Take note that a node is asked now; give how often it was."""
+        count = self.tries.get(node, (0, 0.0))[0] + 1
+        pause = min(FIRST_RETRY_SECONDS * 2 ** (count - 1), LONGEST_RETRY_SECONDS)
+        self.tries[node] = (count, now + pause)
+        return count
+
+
+def files_behind(runtime: Runtime) -> list[Behind]:
+    """Give the games files of active nodes that were not read to their end, by the last scan.
+
+    Raises:
+        StateError: The state database cannot be read.
+        CanonicalStoreError: A merged database cannot be read.
+
+    """
+    cursors = {
+        (kind, config): store.cursors(config)
+        for kind, store in (("games", runtime.intake.store), ("eval", runtime.intake.evaluation))
+        for config in CONFIGS
+    }
+    found = []
+    for node in runtime.nodes():
+        for file in files_of(runtime.state, node.name, DataType.GAMES.value):
+            if not file.games or file.error or not (file.collectable or file.kind == "eval"):
+                continue
+            kind = "eval" if file.kind == "eval" else "games"
+            cursor = cursors.get((kind, file.config), {}).get((node.name, file.path))
+            if not file.token or reached_end_at(cursor) != file.token:
+                found.append(_behind(file, cursor))
+    return found
+
+
+def _behind(file: NodeFile, cursor: Mapping[str, Any] | None) -> Behind:
+    read = "" if cursor is None else sha256(json.dumps(cursor, sort_keys=True).encode()).hexdigest()[:12]
+    return Behind(file.node, file.path, file.config, read, file.games or 0, file.size_bytes)
