@@ -22,7 +22,8 @@ from ringrift_sync_dagster.node.patterns import CONFIGS, DATA_TYPES
 from ringrift_sync_dagster.settings.settings import load_settings
 from ringrift_sync_dagster.state import schema
 from ringrift_sync_dagster.state.manifest import Manifest
-from ringrift_sync_dagster.sync.difference import OwnerState, difference
+from ringrift_sync_dagster.sync.difference import difference
+from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.runtime import Runtime
 
 NODES: Final = 300

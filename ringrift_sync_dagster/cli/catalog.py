@@ -54,7 +54,8 @@ def where(session: Session, config: str, data_type: str | None, node: str | None
 @verb("hosts", "home", "root", "state-url")
 def diff(session: Session, node: str, asked: bool) -> int:  # noqa: FBT001 - a flag
     """Show what NODE and the coordinator lack of each other, and why; what a pass would work on."""
-    from ringrift_sync_dagster.sync.difference import OwnerState, as_json, difference
+    from ringrift_sync_dagster.sync.difference import as_json, difference
+    from ringrift_sync_dagster.sync.owner_state import OwnerState
     from ringrift_sync_dagster.sync.runtime import Runtime
 
     with Runtime.open(session.settings()) as runtime:
@@ -106,7 +107,8 @@ def verify(session: Session, deep: bool, no_repair: bool, configs: tuple[str, ..
 @verb("hosts", "home", "root", "state-url")
 def plan(session: Session, configs: tuple[str, ...], nodes: tuple[str, ...]) -> int:
     """Show what the next pass would move, in which order, about how many bytes and how long; move nothing."""
-    from ringrift_sync_dagster.sync.difference import OwnerState, as_json, difference
+    from ringrift_sync_dagster.sync.difference import as_json, difference
+    from ringrift_sync_dagster.sync.owner_state import OwnerState
     from ringrift_sync_dagster.sync.planner import measured_before
     from ringrift_sync_dagster.sync.planner import plan as planned
     from ringrift_sync_dagster.sync.runtime import Runtime

@@ -54,6 +54,12 @@ def deep_scan(store: StateStore, node: str, path: str, config: str) -> DeepScan 
     return None if row is None else DeepScan(**row)
 
 
+def all_deep_scans(store: StateStore) -> list[DeepScan]:
+    """Give every look, in no order."""
+    with store.read() as connection:
+        return [DeepScan(**row) for row in connection.execute(sa.select(deep_scans)).mappings()]
+
+
 def remember(store: StateStore, scan: DeepScan) -> None:
     """Write how far a look has come. Idempotent."""
     row = {**asdict(scan), "after": dict(scan.after)}

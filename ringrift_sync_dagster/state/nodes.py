@@ -129,6 +129,15 @@ def seen(
         _answered(connection, node, at, transport=transport, agent_version=agent_version, extra=extra)
 
 
+def seen_all(store: StateStore, names: Iterable[str], *, at: float) -> None:
+    """Record that nodes answered that nothing of theirs has changed, in one transaction. Idempotent."""
+    told = [{"node_name": name} for name in names]
+    if told:
+        statement = sa.update(nodes).where(nodes.c.name == sa.bindparam("node_name"))
+        with store.begin() as connection:
+            connection.execute(statement.values(last_seen_at=at, manifest_at=at), told)
+
+
 def failed(store: StateStore, node: str, error: str, *, at: float) -> None:
     """Record that the node could not be reached, and why; its files stay as they were told. Idempotent.
 

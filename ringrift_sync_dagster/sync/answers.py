@@ -196,7 +196,10 @@ def usable_cursor(kept: Mapping[str, Any] | None) -> Cursor | None:
 
 def reached_end_at(kept: Mapping[str, Any] | None) -> str:
     """Give the token up to which everything was read and told; empty when something is left, or nobody knows."""
-    found = None if kept is None else cursors.parse(kept)
+    try:
+        found = None if kept is None else cursors.parse(kept)
+    except KitError:  # somebody spoilt it; reading from the beginning replaces it
+        return ""
     if found is None or any(one.finished and not one.reported for one in found.waiting.values()):
         return ""
     return found.token

@@ -9,8 +9,7 @@ state that the owner has. How many games or rows that are is known where it can 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ringrift_sync_dagster.core.model import DataType
@@ -19,10 +18,8 @@ from ringrift_sync_dagster.node.patterns import CONFIGS
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state.nodes import NodeFile, NodeRow, files_of, node_row
 from ringrift_sync_dagster.state.placements import Placement, all_placements
-from ringrift_sync_dagster.state.versions import Published, Version, all_published, known_versions
-from ringrift_sync_dagster.sync.answers import reached_end_at
+from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.passes import is_target
-from ringrift_sync_dagster.sync.runtime import Runtime
 
 Way = Literal["up", "down"]
 _ROWS: Final = (DataType.ELO, DataType.REGISTRY)
@@ -68,56 +65,6 @@ class Difference:
     node: str
     known: NodeRow | None
     missing: tuple[Missing, ...]
-
-
-@dataclass(frozen=True)
-class OwnerState:
-    """What the owner has, read once for many nodes.
-
-    Args:
-        runtime: What to work with.
-
-    """
-
-    runtime: Runtime
-    _cursors: dict[tuple[str, str], Mapping[tuple[str, str], str]] = field(default_factory=dict)
-
-    @cached_property
-    def published(self) -> list[tuple[Published, Version]]:
-        """What is published of npz and models."""
-        return all_published(self.runtime.state)
-
-    @cached_property
-    def contents(self) -> frozenset[tuple[str, str, str]]:
-        """Every (data type, config, digest) that the owner has met."""
-        return known_versions(self.runtime.state)
-
-    @cached_property
-    def states(self) -> Mapping[tuple[DataType, str], str]:
-        """The state of each merged database by data type and config; those that there are."""
-        games = {(DataType.GAMES, config): self.runtime.intake.store.generation(config) for config in CONFIGS}
-        store = self.runtime.rows.store
-        generations = {kind: store.generation(family_of(kind)) for kind in _ROWS}
-        rows = {
-            (kind, config): generation
-            for kind, generation in generations.items()
-            for config in CONFIGS
-            if generation and store.holds(family_of(kind), config)
-        }
-        return {key: state for key, state in (games | rows).items() if state}
-
-    def read_up_to(self, store: str, config: str, node: str, path: str) -> str | None:
-        """The change token up to which a node's database was read to its end; None when it never was begun."""
-        if (store, config) not in self._cursors:
-            self._cursors[store, config] = self._all_cursors(store, config)
-        return self._cursors[store, config].get((node, path))
-
-    def _all_cursors(self, store: str, config: str) -> Mapping[tuple[str, str], str]:
-        if store in {"games", "eval"}:
-            games = self.runtime.intake.evaluation if store == "eval" else self.runtime.intake.store
-            return {place: reached_end_at(cursor) for place, cursor in games.cursors(config).items()}
-        found = self.runtime.rows.store.cursors(store, config)
-        return {place: str(cursor.get("token", "")) for place, cursor in found.items()}
 
 
 def difference(owner: OwnerState, node: Node, *, asked: bool = False) -> Difference:
@@ -186,7 +133,7 @@ def _lacking(owner: OwnerState, node: Node, file: NodeFile, brought: _Brought) -
 def _unfetched(owner: OwnerState, file: NodeFile, brought: _Brought) -> str:
     """Why the content of an npz or model file has not come; empty where it has."""
     book = brought.get((f"{file.data_type}:hashes", file.config))
-    token, sha256 = (book.detail.get(file.path) if book is not None else None) or ("", "")
+    token, sha256, *_ = (book.detail.get(file.path) if book is not None else None) or ("", "")
     if not sha256:
         return "its content was never looked at"
     if token != file.token:

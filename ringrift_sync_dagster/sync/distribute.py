@@ -272,9 +272,7 @@ class Distribution:
     def _is_known_to_be_there(self, work: Work, published: Published, tokens: Mapping[str, str]) -> bool:
         """Say whether the node need not be asked: it had this, and its files are as they were then."""
         before = placement_of(self._runtime.state, work.node.name, self._data_type.value, work.partition.config)
-        if before is None or (before.content, before.serial) != (published.sha256, published.serial):
-            return False
-        return bool(tokens) and before.detail.get("tokens") == dict(tokens)
+        return before is not None and _is_as_it_was(before, published, tokens)
 
     def _is_there(self, work: Work, published: Published) -> bool:
         """Ask the node what its links lead to; one that served other bytes must hash first."""
@@ -330,6 +328,17 @@ class Distribution:
             return False
         row = node_row(self._runtime.state, name)
         return row is not None and row.transport == p2p_http.NAME
+
+
+def is_there(before: Placement, config: str, published: Published, files: Sequence[NodeFile]) -> bool:
+    """Say whether a node has what is published, by what it was brought, and its files are as they were then."""
+    return _is_as_it_was(before, published, _tokens(files, config))
+
+
+def _is_as_it_was(before: Placement, published: Published, tokens: Mapping[str, str]) -> bool:
+    if (before.content, before.serial) != (published.sha256, published.serial):
+        return False
+    return bool(tokens) and before.detail.get("tokens") == dict(tokens)
 
 
 def _described(node: Node) -> dict[str, str]:

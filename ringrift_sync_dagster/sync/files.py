@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ringrift_sync_dagster.core.bandwidth import data_type_priority
-from ringrift_sync_dagster.core.model import SHA256, Artifact, DataType
+from ringrift_sync_dagster.core.model import SHA256, Artifact, DataType, Partition
 from ringrift_sync_dagster.errors import RemoteCallError, SourceChangedError, SyncError
 from ringrift_sync_dagster.intake.arrival import Arrival, SetAside
 from ringrift_sync_dagster.intake.files import FilesIntake
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.nodes import NodeFile
 from ringrift_sync_dagster.state.placements import Placement, placed, placement_of
-from ringrift_sync_dagster.state.versions import Version, VersionState
-from ringrift_sync_dagster.sync.distribute import Distribution
+from ringrift_sync_dagster.state.versions import Version, VersionState, published_version
+from ringrift_sync_dagster.sync.distribute import Distribution, is_there
 from ringrift_sync_dagster.sync.fields import Sender, makes_sense, whole
+from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.passes import Errors, Order, Work
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -59,6 +60,28 @@ class FilesMover:
         recovered = ("version", "canonical", "archived") if order.recover else ()
         return [file for file in files if file.config and (file.collectable or file.kind in recovered)]
 
+    def quiet(
+        self, known: OwnerState, partition: Partition, files: Sequence[NodeFile], order: Order, *, up: bool
+    ) -> bool:
+        """Up: the owner has met every content, and judged it. Down: the node's links lead to what is published."""
+        if order.force or order.recover:
+            return False
+        if up:
+            book = known.placements.get((partition.node, self._book, partition.config))
+            return book is not None and all(self._is_met(known, book, file, partition.config) for file in files)
+        published = known.published_by.get((self.data_type.value, partition.config))
+        before = known.placements.get((partition.node, self.data_type.value, partition.config))
+        return published is None or (before is not None and is_there(before, partition.config, published, files))
+
+    def _is_met(self, known: OwnerState, book: Placement, file: NodeFile, config: str) -> bool:
+        token, sha256, *judged = book.detail.get(file.path) or ("", "")
+        if not file.token or token != file.token or (self.data_type, config, sha256) not in known.contents:
+            return False
+        if self.data_type is not DataType.NPZ:
+            return True
+        published = known.published_by.get((self.data_type.value, config))
+        return judged == [0 if published is None else published.serial]
+
     def up(self, work: Work, files: Sequence[NodeFile]) -> Errors:
         """Bring the contents that the owner has never met."""
         hashes = self._hashes(work)
@@ -80,8 +103,8 @@ class FilesMover:
         self._remember(work, files, hashes)
         return errors
 
-    def _bring_up(self, work: Work, file: NodeFile, hashes: dict[str, list[str]]) -> None:
-        token, sha256 = hashes.get(file.path, ["", ""])
+    def _bring_up(self, work: Work, file: NodeFile, hashes: dict[str, list[Any]]) -> None:
+        token, sha256, *_ = hashes.get(file.path, ["", ""])
         known = self.intake.known(self.data_type, work.partition.config, sha256) if token == file.token else None
         if known is None:  # hashing also makes it an artifact that can be fetched
             artifact = self._hash(work, file)
@@ -95,6 +118,9 @@ class FilesMover:
             node, trigger = work.partition.node, work.order.trigger
             if self.intake.publisher.offer(known, node=node, trigger=trigger, force=work.order.force):
                 work.outcome = work.outcome.counted({"published": 1})
+        if self.data_type is DataType.NPZ:
+            now = published_version(work.runtime.state, self.data_type.value, work.partition.config)
+            hashes[file.path] = [file.token, known.sha256, 0 if now is None else now[0].serial]
 
     def _was_brought(self, work: Work, known: Version) -> bool:
         """Whether the node has this content from us: then it is no export of its own, and nothing it offers."""
@@ -127,13 +153,13 @@ class FilesMover:
             work.outcome = work.outcome.with_asides((SetAside(file.path, version.sha256, f"bad_{self.data_type}"),))
             work.notes.append(Note(partition.node, file.path, "refused", version.reason))
 
-    def _hashes(self, work: Work) -> dict[str, list[str]]:
-        """The digests of the node's files by path, each with the change token that it had then."""
+    def _hashes(self, work: Work) -> dict[str, list[Any]]:
+        """Digests by path, each after the file's change token of then; for an npz also what it was judged by."""
         known = placement_of(work.runtime.state, work.partition.node, self._book, work.partition.config)
         hashes: Mapping[str, Any] = known.detail if known is not None else {}
         return {path: list(pair) for path, pair in hashes.items()}
 
-    def _remember(self, work: Work, files: Sequence[NodeFile], hashes: Mapping[str, list[str]]) -> None:
+    def _remember(self, work: Work, files: Sequence[NodeFile], hashes: Mapping[str, list[Any]]) -> None:
         kept = {file.path: hashes[file.path] for file in files if file.path in hashes}
         if kept != self._hashes(work):
             placed(

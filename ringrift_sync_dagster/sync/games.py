@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ringrift_sync_dagster.core.bandwidth import data_type_priority
-from ringrift_sync_dagster.core.model import Artifact, DataType
+from ringrift_sync_dagster.core.model import Artifact, DataType, Partition
 from ringrift_sync_dagster.errors import CanonicalStoreError, NextStep, RemoteCallError, SyncError
 from ringrift_sync_dagster.node.cursor import parse
 from ringrift_sync_dagster.node.errors import KitError
@@ -28,6 +28,7 @@ from ringrift_sync_dagster.state.placements import Placement, placed, placement_
 from ringrift_sync_dagster.sync.answers import UNKNOWN_CONFIG, usable_cursor
 from ringrift_sync_dagster.sync.deep import look_deeper
 from ringrift_sync_dagster.sync.fields import Sender, makes_sense, text
+from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.passes import Errors, Order, Work
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.row_answers import read_applied
@@ -71,6 +72,21 @@ class GamesMover:
         found = [file for file in files if file.games and (file.collectable or _is_wanted(file, order))]
         return sorted(found, key=lambda file: file.kind == "eval")
 
+    def quiet(
+        self, known: OwnerState, partition: Partition, files: Sequence[NodeFile], order: Order, *, up: bool
+    ) -> bool:
+        """Up: everything was read to its end, and no slow look is due. Down: the copy is as it was when it had all."""
+        if order.recover:
+            return False
+        if up:
+            return all(_is_read(known, file, partition.config) for file in files)
+        state = known.states.get((DataType.GAMES, partition.config))
+        before = known.placements.get((partition.node, DataType.GAMES.value, partition.config))
+        if state is None:
+            return True
+        token = _copy_token(files, partition.config)
+        return before is not None and before.content == state and bool(token) and before.detail.get("token") == token
+
     def up(self, work: Work, files: Sequence[NodeFile]) -> Errors:
         """Collect the databases one after the other; an error that concerns the whole node ends the partition."""
         errors: Errors = []
@@ -102,15 +118,15 @@ class GamesMover:
                 break
         return errors
 
-    def down(self, work: Work, files: Sequence[NodeFile]) -> Errors:  # noqa: ARG002 - the contract
+    def down(self, work: Work, files: Sequence[NodeFile]) -> Errors:
         """Bring the canonical games that the node's copy lacks."""
         try:
-            self._bring(work)
+            self._bring(work, _copy_token(files, work.partition.config))
         except SyncError as error:
             return [(synced_path(work.partition.config), error)]
         return []
 
-    def _bring(self, work: Work) -> None:
+    def _bring(self, work: Work, token: str) -> None:
         runtime, config, node = work.runtime, work.partition.config, work.partition.node
         store = runtime.intake.store
         generation = store.generation(config)
@@ -120,6 +136,9 @@ class GamesMover:
         store_id = applied["store_id"]
         before = placement_of(runtime.state, node, DataType.GAMES.value, config)
         if before is not None and (before.content, before.detail.get("store_id")) == (generation, store_id):
+            if token and before.detail.get("token") != token:  # while the copy stays so, it need not be asked again
+                detail = {**before.detail, "token": token}
+                placed(runtime.state, Placement(node, DataType.GAMES.value, config, generation, 0, detail))
             return
         cursor, brought, moved, transport, started = applied["cursor"], 0, 0, "", clock.monotonic()
         for _ in range(runtime.settings.max_packs_down):
@@ -219,6 +238,20 @@ def _scratch(work: Work, generation: str) -> Path:
 def synced_path(config: str) -> str:
     """Where a node has its copy of the canonical games of a config."""
     return f"data/games/synced/canonical_{config}.db"
+
+
+def _is_read(known: OwnerState, file: NodeFile, config: str) -> bool:
+    read = known.read_up_to("eval" if file.kind == "eval" else "games", config, file.node, file.path)
+    scan = known.deep_scans.get((file.node, file.path, config))
+    interval = known.runtime.settings.deep_scan_interval
+    looked = scan is not None and scan.finished_at is not None and 0 <= clock.wall() - scan.finished_at < interval
+    return looked and bool(file.token) and read == file.token
+
+
+def _copy_token(files: Sequence[NodeFile], config: str) -> str:
+    """The change token of the node's copy of the canonical games; empty where it told of none."""
+    path = synced_path(config)
+    return next((file.token for file in files if file.path == path and not file.error), "")
 
 
 def _is_wanted(file: NodeFile, order: Order) -> bool:

@@ -24,6 +24,7 @@ from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state import nodes as node_state
 from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.nodes import NodeFile
+from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.report import Failure, Note, Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.survey import Survey, survey
@@ -118,6 +119,14 @@ class Mover(Protocol):
     def sources(self, files: Sequence[NodeFile], order: Order) -> Sequence[NodeFile]:
         """Choose the files that are to come up; a partition without any is not worked on."""
 
+    def quiet(
+        self, known: OwnerState, partition: Partition, files: Sequence[NodeFile], order: Order, *, up: bool
+    ) -> bool:
+        """Say whether the way up (``files`` are its sources) or down would find nothing to do; asks nobody.
+
+        Only what is certain by what is known here counts: where it is in doubt, the answer is no.
+        """
+
     def gathered(self, order: Order) -> Errors:
         """Do once, when all that was to come up has come, what is best done for all of it."""
 
@@ -158,6 +167,9 @@ class Pass:
         self._gathers_left = set(movers) if order.up else set()
         self._downs_left = set(movers) if order.down else set()
         self._transports: dict[str, Transport] = {}
+        self._known = OwnerState(runtime)
+        self._unchanged: list[str] = []
+        self._came_up = False
 
     def run(self) -> tuple[list[Outcome], list[tuple[DataType, Note]]]:
         """Do the pass; give an outcome for each data type and partition of the order, and the notes by data type."""
@@ -188,6 +200,7 @@ class Pass:
         free = self._runtime.settings.max_concurrent_syncs
         while True:
             if not surveys:
+                self._write_seen()
                 gathering |= self._let_gather()
                 self._let_go_down(set(gathering.values()))
             while len(running) < free and (item := self._turns.take()) is not None:
@@ -202,6 +215,11 @@ class Pass:
                 self._moved(running.pop(moved), moved.result())
             for gathered in [future for future in gathering if future.done()]:
                 gathering.pop(gathered)
+
+    def _write_seen(self) -> None:
+        """Write once for all nodes of which nothing changed that they answered."""
+        node_state.seen_all(self._runtime.state, self._unchanged, at=clock.wall())
+        self._unchanged.clear()
 
     def _survey(self, node: Node) -> Survey:
         transport = self._runtime.transport_to(node)
@@ -224,11 +242,16 @@ class Pass:
             return
         self._notes += found.notes
         self._surveys[node.name] = found
+        if found.unchanged:
+            self._unchanged.append(node.name)
         for data_type, mover in self._movers.items() if self._order.up else ():
             for config in self._order.configs:
-                if mover.sources(found.of(data_type, config), self._order):
-                    self._turns.add(node.name, (data_type, Partition(config, node.name), True))
+                partition = Partition(config, node.name)
+                sources = mover.sources(found.of(data_type, config), self._order)
+                if sources and not self._is_quiet((data_type, partition, True), self._known, sources):
+                    self._turns.add(node.name, (data_type, partition, True))
                     self._ups_left[data_type] += 1
+                    self._came_up = True
 
     def _let_gather(self) -> dict[Future[None], DataType]:
         """Let each data type finish what has come up, once nothing is on its way; every node was asked by now."""
@@ -241,10 +264,24 @@ class Pass:
         ready = self._downs_left - self._gathers_left - set(gathering)
         for data_type in [one for one in self._movers if one in ready and not self._ups_left[one]]:
             self._downs_left.remove(data_type)
+            known = self._known.after_ups() if self._came_up else self._known
             for node in self._order.nodes:
                 if node.name in self._surveys and self._is_brought(data_type, node):
-                    for config in self._order.configs:
-                        self._turns.add(node.name, (data_type, Partition(config, node.name), False))
+                    self._let_go_down_to(node, data_type, known)
+
+    def _let_go_down_to(self, node: Node, data_type: DataType, known: OwnerState) -> None:
+        for config in self._order.configs:
+            partition, files = Partition(config, node.name), self._surveys[node.name].of(data_type, config)
+            if not self._is_quiet((data_type, partition, False), known, files):
+                self._turns.add(node.name, (data_type, partition, False))
+
+    def _is_quiet(self, item: _Item, known: OwnerState, files: Sequence[NodeFile]) -> bool:
+        data_type, partition, up = item
+        try:
+            return self._movers[data_type].quiet(known, partition, files, self._order, up=up)
+        except Exception as raised:  # noqa: BLE001 - what cannot be told here, the mover itself will tell
+            _LOG.debug("partition=%s quiet=unknown cause=%r", partition, raised)
+            return False
 
     def _is_brought(self, data_type: DataType, node: Node) -> bool:
         return is_target(node, data_type, asked=node.name in self._order.to)

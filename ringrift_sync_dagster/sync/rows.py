@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ringrift_sync_dagster.core.bandwidth import data_type_priority
-from ringrift_sync_dagster.core.model import Artifact, DataType
+from ringrift_sync_dagster.core.model import Artifact, DataType, Partition
 from ringrift_sync_dagster.errors import RemoteCallError, SyncError, TransferError
 from ringrift_sync_dagster.intake.arrival import Arrival, SetAside
 from ringrift_sync_dagster.intake.rows import RowsAccepted, RowsIntake, family_of
@@ -24,6 +24,7 @@ from ringrift_sync_dagster.state.nodes import NodeFile
 from ringrift_sync_dagster.state.placements import Placement, placed, placement_of
 from ringrift_sync_dagster.sync.damaged import DAMAGED, list_damaged
 from ringrift_sync_dagster.sync.fields import Sender
+from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.passes import Errors, Order, Work
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.row_answers import read_applied, read_names, read_rows
@@ -69,12 +70,32 @@ class RowsMover:
         """Choose the node's own database."""
         return [file for file in files if file.collectable]
 
+    def quiet(
+        self, known: OwnerState, partition: Partition, files: Sequence[NodeFile], order: Order, *, up: bool
+    ) -> bool:
+        """Up: everything was read to its end. Down: both databases are as they were when nothing was missing."""
+        own, config = [file for file in files if file.collectable], partition.config
+        if up:
+            configs = [config, *([""] if self._brings_those_without(order, config) else [])]
+            return all(
+                bool(file.token) and known.read_up_to(self.family, one, file.node, file.path) == file.token
+                for file in own
+                for one in configs
+            )
+        state = known.generations[self.data_type]
+        before = known.placements.get((partition.node, self.data_type.value, config))
+        return not state or all(_is_as_it_was(before, state, file) for file in own)
+
+    def _brings_those_without(self, order: Order, config: str) -> bool:
+        """Whether rows of no config come with this one."""
+        return self.data_type is DataType.REGISTRY and config == order.configs[0]
+
     def up(self, work: Work, files: Sequence[NodeFile]) -> Errors:
         """Bring the rows of this config; with the first config of a pass also those that belong to none."""
         errors: Errors = []
         for file in files:
             configs = [work.partition.config]
-            if self.data_type is DataType.REGISTRY and work.partition.config == work.order.configs[0]:
+            if self._brings_those_without(work.order, work.partition.config):
                 configs.append("")
             for config in configs:
                 try:

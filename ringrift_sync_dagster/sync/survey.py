@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.errors import RungUnusableError, TransferError
@@ -36,11 +36,13 @@ class Survey:
         files: Its files by data type and config; under the empty config those that belong to none or to all. One that
             the node cannot read has an error and is not collectable.
         notes: Files that a person should know of, each with its data type.
+        unchanged: True: the node answered that nothing of its files changed; that it was seen is not written yet.
 
     """
 
     files: Mapping[tuple[DataType, str], tuple[NodeFile, ...]]
     notes: tuple[tuple[DataType, Note], ...]
+    unchanged: bool = False
 
     def of(self, data_type: DataType, config: str) -> tuple[NodeFile, ...]:
         """The files that may hold data of the config."""
@@ -54,19 +56,22 @@ def survey(runtime: Runtime, transport: Transport, node: Node, data_types: Colle
         TransferError: The node cannot be asked, or its answer makes no sense.
 
     """
-    _update(runtime, transport, node)
+    unchanged = _update(runtime, transport, node)
+    told: dict[str, list[NodeFile]] = {}
+    for file in node_state.files_of(runtime.state, node.name):
+        told.setdefault(file.data_type, []).append(file)
     files: dict[tuple[DataType, str], list[NodeFile]] = {}
     notes: list[tuple[DataType, Note]] = []
     for data_type in data_types:
-        for file in node_state.files_of(runtime.state, node.name, data_type.value):
+        for file in told.get(data_type.value, ()):
             if file.error:
                 notes.append((data_type, _note(runtime, file)))
             files.setdefault((data_type, file.config), []).append(file)
-    return Survey({key: tuple(found) for key, found in files.items()}, tuple(notes))
+    return Survey({key: tuple(found) for key, found in files.items()}, tuple(notes), unchanged)
 
 
-def _update(runtime: Runtime, transport: Transport, node: Node) -> None:
-    """Bring the state database's copy of the manifest up to date."""
+def _update(runtime: Runtime, transport: Transport, node: Node) -> bool:
+    """Bring the state database's copy of the manifest up to date; True where nothing had to be written."""
     probe = transport.probe(clock.Deadline.after(PROBE_SECONDS))
     if not probe.reachable:  # said at once, where the manifest of a large node may take its time
         raise probe.cause or RungUnusableError(node.name, transport.name, f"the node does not answer: {probe.detail}")
@@ -75,6 +80,8 @@ def _update(runtime: Runtime, transport: Transport, node: Node) -> None:
     for token in (since, ""):
         answer = transport.manifest(token or None, deadline=clock.Deadline.after(MANIFEST_SECONDS))
         manifest = read_manifest(answer, Sender(node.name, transport.name, "its manifest"))
+        if known is not None and known.status == node_state.UP and _is_empty(manifest, token):
+            return True
         try:
             applied = node_state.apply_manifest(
                 runtime.state, node.name, manifest, since=token, at=clock.wall(), transport=transport.name
@@ -82,8 +89,14 @@ def _update(runtime: Runtime, transport: Transport, node: Node) -> None:
         except ValueError as error:  # it names a file more than once
             raise TransferError(node.name, transport.name, f"its manifest makes no sense: {error}") from error
         if applied.accepted:
-            return
+            return False
     raise TransferError(node.name, transport.name, "it answers a question for everything with a part; is it upgrading?")
+
+
+def _is_empty(manifest: Mapping[str, Any], since: str) -> bool:
+    """Whether an answer says that nothing changed since the token that was sent."""
+    changed = manifest["full"] or manifest["entries"] or manifest.get("removed")
+    return bool(since) and manifest["token"] == since and not changed
 
 
 def _note(runtime: Runtime, file: NodeFile) -> Note:

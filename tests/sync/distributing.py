@@ -12,12 +12,13 @@ from pathlib import Path
 import requests
 import yaml
 
-from ringrift_sync_dagster.core.model import DataType
+from ringrift_sync_dagster.core.model import DataType, Partition
 from ringrift_sync_dagster.demo.cluster import PORT, EmbeddedCluster
 from ringrift_sync_dagster.settings.settings import Settings
 from ringrift_sync_dagster.state.nodes import NodeFile
 from ringrift_sync_dagster.state.versions import Version, add_version, publish
 from ringrift_sync_dagster.sync.distribute import Distribution
+from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.passes import Errors, Order, Pass, Work
 from ringrift_sync_dagster.sync.report import Note, Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -49,6 +50,12 @@ class OnlyDown:
     def begin(self, order: Order) -> Errors:
         del order
         return []
+
+    def quiet(
+        self, known: OwnerState, partition: Partition, files: Sequence[NodeFile], order: Order, *, up: bool
+    ) -> bool:
+        del known, partition, files, order, up
+        return False
 
     def gathered(self, order: Order) -> Errors:
         del order

@@ -11,7 +11,8 @@ from ringrift_sync_dagster.demo.games import make_game
 from ringrift_sync_dagster.demo.ratings import make_matches, write_matches
 from ringrift_sync_dagster.demo.registry_rows import RegisteredVersion, write_registry
 from ringrift_sync_dagster.sync.collect import Request, move
-from ringrift_sync_dagster.sync.difference import Difference, OwnerState, difference
+from ringrift_sync_dagster.sync.difference import Difference, difference
+from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.sync.conftest import Field
 from tests.sync.test_collect import A

@@ -13,7 +13,8 @@ from ringrift_sync_dagster.state.nodes import NodeRow
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.transfers import finish, start_transfer
 from ringrift_sync_dagster.sync.collect import Request, move
-from ringrift_sync_dagster.sync.difference import Difference, Missing, OwnerState, Way, difference
+from ringrift_sync_dagster.sync.difference import Difference, Missing, Way, difference
+from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.planner import USUAL_GAME_BYTES, Measured, measured_before, plan
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.sync.conftest import Field
