@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from bench import datatypes, games, transports
+from bench import datatypes, games, passes, transports
 from bench.command import main
 
-PARTS = (*games.PARTS, *transports.PARTS, *datatypes.PARTS)
+PARTS = (*games.PARTS, *transports.PARTS, *datatypes.PARTS, passes.PART)
 
 if __name__ == "__main__":
     sys.exit(main(PARTS, sys.argv[1:]))

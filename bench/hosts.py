@@ -13,9 +13,11 @@ _TOKEN: Final = "none"  # noqa: S105 - for nodes that read none
 _HUB: Final = {"ssh_host": "127.0.0.1", "ringrift_path": "/nowhere", "role": "coordinator"}
 
 
-def lay_out(home: Path, hosts: Mapping[str, Mapping[str, object]], token: str = _TOKEN) -> None:
+def lay_out(
+    home: Path, hosts: Mapping[str, Mapping[str, object]], token: str = _TOKEN, *, exist_ok: bool = False
+) -> None:
     """Write the inventory and the token; a coordinator is added to the hosts."""
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=exist_ok)
     (home / "hosts.yaml").write_text(json.dumps({"hosts": {"hub-1": _HUB, **hosts}}), encoding="utf-8")
     (home / "token").write_text(token, encoding="ascii")
 

@@ -1,17 +1,20 @@
 """One hybrid pass over 30, 100 and 300 nodes on which nothing changed: wall time, and processor time of its process.
 
 The nodes are scripted (``scripted_nodes``), the HTTP is real, and each has games of all twelve configs and some
-models. A first pass brings everything; measured are passes after it, in a process that has done one. The peer is a
+models. A first pass brings everything from one node; what it left is written for all others, whose files are the same.
+Measured are passes over all of them, in a process that has done one. The peer is a
 program that only asks each node for its health and its manifest, with as many threads: what the questions alone cost.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -87,20 +90,44 @@ def measure(folder: Path, runs: int) -> Result:
         play(root / f"data/games/{config}.db", config, 2, config)
         write_model(root / f"models/candidate_{config}.pth", config)
     with scripted(root, max(SIZES)) as port:
+        first = folder / "home-1"
+        lay_out(first, _hosts(root, port, 1))
+        note("passes: the first pass, over one node")
+        done = _child(OUR_PASSES, str(first))
+        check(not done["failed"], f"the first pass: {done}")
         for count in SIZES:
-            hosts: dict[str, Mapping[str, object]] = {
-                name_of(address): {
-                    "ssh_host": address, "ringrift_path": str(root), "agent_port": port, "role": "gpu_selfplay"
-                }
-                for address in addresses(_FIRST, count)
-            }  # fmt: skip
-            lay_out(folder / f"home-{count}", hosts)
-            note(f"passes: the first pass over {count} nodes")
-            _child(OUR_PASSES, str(folder / f"home-{count}"))
+            home = folder / f"home-{count}"
+            shutil.copytree(first, home)
+            (home / "hosts.yaml").unlink()
+            lay_out(home, _hosts(root, port, count), exist_ok=True)
+            _as_if_brought(home, addresses(_FIRST, count))
         contest = Contest("passes", runs)
         contest.enter(OURS, lambda: partial(_ours, folder))
         contest.enter(QUESTIONS, lambda: partial(_questions, port))
         return contest.run()
+
+
+def _hosts(root: Path, port: int, count: int) -> dict[str, Mapping[str, object]]:
+    return {
+        name_of(address): {
+            "ssh_host": address, "ringrift_path": str(root), "agent_port": port, "role": "gpu_selfplay"
+        }
+        for address in addresses(_FIRST, count)
+    }  # fmt: skip
+
+
+def _as_if_brought(home: Path, where: Sequence[str]) -> None:
+    """Write for all nodes what the first pass wrote for the first one: they have the same files."""
+    databases = [home / "state.db", *(home / "root").rglob("*.db")]
+    for database in databases:
+        with closing(sqlite3.connect(database)) as connection, connection:
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            for table in {"nodes", "node_files", "placements", "deep_scans", "rungs", "ringrift_cursors"} & set(tables):
+                columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+                key = "name" if table == "nodes" else "node"
+                values = ", ".join("?" if column == key else column for column in columns)
+                copy = f"INSERT INTO {table} SELECT {values} FROM {table} WHERE {key} = ?"
+                connection.executemany(copy, [(name_of(other), name_of(where[0])) for other in where[1:]])
 
 
 def _ours(folder: Path, _: int) -> Mapping[str, float]:

@@ -19,7 +19,7 @@ from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state.nodes import NodeFile, NodeRow, files_of, node_row
 from ringrift_sync_dagster.state.placements import Placement, all_placements
 from ringrift_sync_dagster.sync.owner_state import OwnerState
-from ringrift_sync_dagster.sync.passes import is_target
+from ringrift_sync_dagster.sync.targets import is_target
 
 Way = Literal["up", "down"]
 _ROWS: Final = (DataType.ELO, DataType.REGISTRY)

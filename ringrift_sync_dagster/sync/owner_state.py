@@ -16,7 +16,14 @@ from ringrift_sync_dagster.intake.rows import family_of
 from ringrift_sync_dagster.node.patterns import CONFIGS
 from ringrift_sync_dagster.state.deep_scans import DeepScan, all_deep_scans
 from ringrift_sync_dagster.state.placements import Placement, all_placements
-from ringrift_sync_dagster.state.versions import Published, Version, all_published, known_versions
+from ringrift_sync_dagster.state.versions import (
+    Published,
+    Version,
+    VersionState,
+    all_published,
+    all_versions,
+    known_versions,
+)
 from ringrift_sync_dagster.sync.answers import reached_end_at
 from ringrift_sync_dagster.sync.runtime import Runtime
 
@@ -63,8 +70,10 @@ class OwnerState:
 
     @cached_property
     def contents(self) -> frozenset[tuple[str, str, str]]:
-        """Every (data type, config, digest) that the owner has met."""
-        return known_versions(self.runtime.state)
+        """Every (data type, config, digest) that the owner has met, but those of which it lost the file."""
+        kept, root = all_versions(self.runtime.state, VersionState.KEPT), self.runtime.layout.root
+        lost = {(one.data_type, one.config, one.sha256) for one in kept if not (root / one.path).exists()}
+        return known_versions(self.runtime.state) - lost
 
     @cached_property
     def generations(self) -> Mapping[DataType, str]:

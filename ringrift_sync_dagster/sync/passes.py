@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeAlias
 
 from ringrift_sync_dagster.core.fairness import Turns
-from ringrift_sync_dagster.core.flow import is_brought
 from ringrift_sync_dagster.core.model import DataType, Partition
 from ringrift_sync_dagster.errors import SyncError, storable
 from ringrift_sync_dagster.intake.games import collecting
@@ -24,10 +23,12 @@ from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state import nodes as node_state
 from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.nodes import NodeFile
+from ringrift_sync_dagster.sync.forecasting import Forecaster
 from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.report import Failure, Note, Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.survey import Survey, survey
+from ringrift_sync_dagster.sync.targets import is_target
 from ringrift_sync_dagster.transports.base import Transport
 
 SURVEYS: Final = 16
@@ -170,6 +171,7 @@ class Pass:
         self._known = OwnerState(runtime)
         self._unchanged: list[str] = []
         self._came_up = False
+        self._forecaster = Forecaster(runtime, order.trigger)
 
     def run(self) -> tuple[list[Outcome], list[tuple[DataType, Note]]]:
         """Do the pass; give an outcome for each data type and partition of the order, and the notes by data type."""
@@ -177,6 +179,7 @@ class Pass:
             for data_type, mover in self._movers.items():
                 self._once(data_type, mover.begin)
             self._survey_and_move()
+            self._forecaster.write()
         finally:
             for transport in self._transports.values():
                 transport.close()
@@ -304,6 +307,7 @@ class Pass:
         )  # fmt: skip
         files = self._surveys[partition.node].of(data_type, partition.config)
         move: Callable[[Work, Sequence[NodeFile]], Errors] = mover.up if up else mover.down
+        expected = self._forecaster.expect(item, work.node, self._known)
         try:
             with hold(self._runtime.state, lease_name(data_type, partition, up=up), wait_seconds=LEASE_WAIT_SECONDS):
                 errors = move(work, mover.sources(files, self._order) if up else files)
@@ -313,19 +317,12 @@ class Pass:
         failure = failure_of(partition, errors) if errors else None
         if failure is not None and before.failure is not None:
             failure = replace(before.failure, message=f"{before.failure.message}; {failure.message}")
-        seconds = before.seconds + clock.monotonic() - started
+        took = clock.monotonic() - started
+        self._forecaster.came(expected, size_bytes=work.outcome.bytes_moved - before.bytes_moved, seconds=took)
+        seconds = before.seconds + took
         outcome = replace(work.outcome, seconds=seconds, failure=failure or before.failure)
         _log(outcome)
         return outcome
-
-
-def is_target(node: Node, data_type: DataType, *, asked: bool = False) -> bool:
-    """Say whether the flow table brings this data to the node, or a person who ``asked``; never to the coordinator."""
-    if node.is_coordinator or node.skip_sync_receive:
-        return False
-    plays = node.selfplay_enabled or "selfplay" in node.role
-    trains = node.training_enabled or "training" in node.role
-    return is_brought(data_type, trains=trains, plays=plays, asked=asked)
 
 
 def lease_name(data_type: DataType, partition: Partition, *, up: bool) -> str:

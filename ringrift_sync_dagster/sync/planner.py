@@ -9,13 +9,16 @@ with what such things took before, and shown as about so much. Source: the guide
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Final
 
 import sqlalchemy as sa
 
 from ringrift_sync_dagster.core.bandwidth import TransferPriority, data_type_priority
 from ringrift_sync_dagster.core.model import DataType
+from ringrift_sync_dagster.state.forecasts import Forecast
+from ringrift_sync_dagster.state.forecasts import recent as recent_forecasts
 from ringrift_sync_dagster.state.schema import changes, transfers
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.transfers import TransferState
@@ -38,11 +41,18 @@ class Measured:
     Args:
         rates: Bytes per second of each node, over its recent transfers.
         game_bytes: Bytes on the wire of a new game, by config.
+        usual_bytes: Bytes on the wire of what has no size before it is made, by data type and way.
+        overheads: Seconds that a transfer takes beside its bytes, by data type and way.
+        errors: How far the last forecasts were off, as the median of |predicted - actual| / actual, of bytes and of
+            seconds; None where there are none.
 
     """
 
     rates: Mapping[str, float] = field(default_factory=dict)
     game_bytes: Mapping[str, float] = field(default_factory=dict)
+    usual_bytes: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    overheads: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    errors: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,9 @@ def _planned(missing: Missing, measured: Measured) -> PlannedTransfer:
     promoted = missing.data_type is DataType.MODELS and missing.way == "down"
     priority = data_type_priority(missing.data_type, missing.way, promoted=promoted)
     size = _predicted_bytes(missing, measured)
-    return PlannedTransfer(missing, priority, round(size), size / measured.rates.get(missing.node, USUAL_RATE))
+    overhead = measured.overheads.get((missing.data_type, missing.way), 0.0)
+    seconds = size / measured.rates.get(missing.node, USUAL_RATE) + overhead
+    return PlannedTransfer(missing, priority, round(size), seconds)
 
 
 def _predicted_bytes(missing: Missing, measured: Measured) -> float:
@@ -116,7 +128,7 @@ def _predicted_bytes(missing: Missing, measured: Measured) -> float:
         return (missing.count or 1) * measured.game_bytes.get(missing.config, USUAL_GAME_BYTES)
     if missing.data_type in {DataType.NPZ, DataType.MODELS} and missing.size_bytes is not None:
         return float(missing.size_bytes)
-    return USUAL_ROWS_BYTES
+    return measured.usual_bytes.get((missing.data_type, missing.way), USUAL_ROWS_BYTES)
 
 
 def measured_before(state: StateStore) -> Measured:
@@ -147,7 +159,28 @@ def measured_before(state: StateStore) -> Measured:
         merges.c.config, sa.func.sum(merges.c.size_bytes) * 1.0 / sa.func.sum(merges.c.games_new)
     ).group_by(merges.c.config)
     with state.read() as connection:
-        return Measured(
-            {node: float(rate) for node, rate in connection.execute(rates) if rate},
-            {config: float(size) for config, size in connection.execute(games) if size},
+        by_node = {node: float(rate) for node, rate in connection.execute(rates) if rate}
+        by_config = {config: float(size) for config, size in connection.execute(games) if size}
+    return learned(Measured(by_node, by_config), recent_forecasts(state))
+
+
+def learned(measured: Measured, forecasts: Iterable[Forecast]) -> Measured:
+    """Give the measurements with what earlier forecasts teach: usual sizes, overheads, and how far they were off."""
+    moved = [one for one in forecasts if one.actual_bytes > 0]
+    sizes: dict[tuple[str, str], list[float]] = {}
+    overheads: dict[tuple[str, str], list[float]] = {}
+    for one in moved:
+        key = (one.data_type, one.direction)
+        rate = measured.rates.get(one.node, USUAL_RATE)
+        sizes.setdefault(key, []).append(one.actual_bytes)
+        overheads.setdefault(key, []).append(max(0.0, one.actual_seconds - one.actual_bytes / rate))
+    errors = None
+    if judged := [one for one in moved if one.predicted_bytes and one.actual_seconds > 0]:
+        errors = (
+            median(abs(one.predicted_bytes - one.actual_bytes) / one.actual_bytes for one in judged),
+            median(abs(one.predicted_seconds - one.actual_seconds) / one.actual_seconds for one in judged),
         )
+    return replace(
+        measured, errors=errors, usual_bytes={key: median(found) for key, found in sizes.items()},
+        overheads={key: median(found) for key, found in overheads.items()},
+    )  # fmt: skip

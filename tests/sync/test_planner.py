@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ringrift_sync_dagster.core.bandwidth import TransferPriority
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.demo.exports import make_export
 from ringrift_sync_dagster.demo.games import make_game
 from ringrift_sync_dagster.state.changes import Change, add_changes
+from ringrift_sync_dagster.state.forecasts import Forecast, recent
 from ringrift_sync_dagster.state.nodes import NodeRow
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.transfers import finish, start_transfer
 from ringrift_sync_dagster.sync.collect import Request, move
 from ringrift_sync_dagster.sync.difference import Difference, Missing, Way, difference
 from ringrift_sync_dagster.sync.owner_state import OwnerState
-from ringrift_sync_dagster.sync.planner import USUAL_GAME_BYTES, Measured, measured_before, plan
+from ringrift_sync_dagster.sync.planner import USUAL_GAME_BYTES, Measured, learned, measured_before, plan
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.sync.conftest import Field
 from tests.sync.test_collect import A
@@ -95,3 +99,36 @@ def test_a_plan_over_live_nodes_moves_nothing_and_names_what_the_pass_then_moves
     assert planned[DataType.GAMES].size_bytes == USUAL_GAME_BYTES
     (npz,) = done[DataType.NPZ].outcomes
     assert planned[DataType.NPZ].size_bytes == npz.bytes_moved
+
+
+def test_a_pass_writes_what_it_expected_beside_what_it_took_and_the_next_plan_learns_from_it(field_: Field) -> None:
+    field_.play(A, "data/games/x.db", *(make_game(f"f{n}", CONFIG) for n in range(5)))
+    with Runtime.open(field_.settings) as runtime:
+        move(runtime, Request(configs=[CONFIG], nodes=[A], down=False))
+        (found,) = recent(runtime.state)
+        measured = measured_before(runtime.state)
+        move(runtime, Request(configs=[CONFIG], nodes=[A], down=False))
+
+        assert (found.data_type, found.config, found.node, found.direction) == ("games", CONFIG, A, "up")
+        assert found.predicted_bytes == 5 * USUAL_GAME_BYTES
+        assert found.actual_bytes > 0 < found.actual_seconds
+        assert measured.usual_bytes["games", "up"] == found.actual_bytes
+        assert measured.errors is not None
+        assert len(recent(runtime.state)) == 1  # where nothing moves nothing is expected
+
+
+@given(
+    st.lists(
+        st.builds(
+            Forecast, st.sampled_from(["elo", "npz"]), st.just(CONFIG), st.just("n"), st.sampled_from(["up", "down"]),
+            st.integers(0, 10**9), st.floats(0, 1e4), st.integers(0, 10**9), st.floats(0, 1e4),
+        )
+    )
+)  # fmt: skip
+def test_what_is_learned_lies_within_what_was_seen(forecasts: list[Forecast]) -> None:
+    measured = learned(Measured({"n": 1e6}), forecasts)
+    moved = [one for one in forecasts if one.actual_bytes]
+    for (data_type, way), size in measured.usual_bytes.items():
+        sizes = [one.actual_bytes for one in moved if (one.data_type, one.direction) == (data_type, way)]
+        assert min(sizes) <= size <= max(sizes)
+        assert measured.overheads[data_type, way] >= 0
