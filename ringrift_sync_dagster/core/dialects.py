@@ -71,6 +71,7 @@ def _orphans_detected(rest: Shape, shape: Shape) -> None:
     _take(rest, shape, counted, "orphan_count")
     _take(rest, shape, "games", "total_games")
     _take(rest, shape, "bytes", "total_bytes")
+    _take(rest, shape, "configs", "config_keys")
     _take(rest, shape, *_PATHS)
 
 

@@ -95,6 +95,15 @@ def events_since(
         return [Event(**row) for row in connection.execute(statement).mappings()]
 
 
+def newest_events(store: StateStore, types: Collection[str] | None = None, limit: int = 20) -> list[Event]:
+    """Give the last ``limit`` events (of these types), oldest first."""
+    statement = sa.select(events).order_by(events.c.id.desc()).limit(limit)
+    if types is not None:
+        statement = statement.where(events.c.type.in_(types))
+    with store.read() as connection:
+        return [Event(**row) for row in connection.execute(statement).mappings()][::-1]
+
+
 def last_failures(store: StateStore, after_at: float) -> dict[str, str]:
     """Give the error of the last DATA_SYNC_FAILED of each node that was told after this time, in seconds since 1970."""
     failed = (events.c.type == DataEventType.DATA_SYNC_FAILED.value) & (events.c.at >= after_at)

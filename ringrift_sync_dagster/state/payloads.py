@@ -108,7 +108,7 @@ class DataSyncCompleted(Payload):
 
 
 class DataSyncFailed(Payload):
-    """Some ``partitions`` of a node failed in a pass (``config``, ``data_type``, ``error``: the first), or a run did."""
+    """Some ``partitions`` of a node failed in a pass (what is told is of the first one), or a run did."""
 
     node: NodeName = ""
     config: Config = ""
@@ -183,6 +183,7 @@ class OrphanGames(Detailed):
 
     node: NodeName = ""
     config: Config = ""
+    configs: Names = ()
     games: Count | None = None
     databases: Count | None = None
     bytes: Count | None = None

@@ -125,8 +125,9 @@ class EventRouter:
             mine = self._subscriber(subscriber)
             if mine.handlers.get(kind, handler) is not handler:
                 raise ValueError(f"subscriber {subscriber!r} has a handler for {kind} already; take another name")
-            mine.places.setdefault(kind, self._place(mine, kind))
-            mine.handlers[kind] = handler
+            if kind not in mine.handlers:
+                mine.places[kind] = self._place(mine, kind)
+                mine.handlers[kind] = handler
             if mine not in self._subscribers:
                 self._subscribers.append(mine)
             self._closing = False
@@ -217,11 +218,10 @@ class EventRouter:
         now = events.last_id(self._store)
         if mine.name is None:
             return now
-        events_key = mine.key(kind)
-        known = events.places(self._store, [events_key])
-        mine.kept[kind] = known.get(events_key, now)
-        events.advance(self._store, {events_key: mine.kept[kind]})
-        return mine.kept[kind]
+        key = mine.key(kind)
+        place = events.places(self._store, [key]).get(key, now)
+        events.advance(self._store, {key: place})
+        return place
 
     def _sleep(self, published: int, seconds: float) -> None:
         with self._changed:
