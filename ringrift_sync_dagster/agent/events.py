@@ -19,12 +19,13 @@ from aiohttp import web
 from ringrift_sync_dagster.agent.answers import Refusal, json_answer, json_object
 from ringrift_sync_dagster.agent.auth import claims_of
 from ringrift_sync_dagster.agent.limits import Limits
+from ringrift_sync_dagster.core.dialects import normalised
 from ringrift_sync_dagster.core.events import DataEventType
-from ringrift_sync_dagster.errors import EventError
+from ringrift_sync_dagster.errors import EventError, storable
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.identity import Claims, Scope
 from ringrift_sync_dagster.state.events import publish
-from ringrift_sync_dagster.state.payloads import event_type, read_payload
+from ringrift_sync_dagster.state.payloads import PAYLOADS, event_type, read_payload
 from ringrift_sync_dagster.state.store import StateStore
 
 OF_THE_OWNER: Final = frozenset(
@@ -127,18 +128,20 @@ def _checked(claims: Claims, name: str, payload: dict[str, Any]) -> dict[str, An
 
     """
     kind = event_type(name)
-    told = read_payload(kind.value, payload).model_dump(mode="json")
     if Scope.COORDINATOR in claims.scopes:
+        told = read_payload(kind, payload).model_dump(mode="json")
         return {**told, "publisher": told["publisher"] or claims.sub}
     if claims.scopes.isdisjoint({Scope.NODE, Scope.RELAY}):
         message = f"{claims.sub} may not publish events: it needs scope node, and its token only reads"
         raise Refusal(HTTPStatus.FORBIDDEN, "scope", message)
     if kind in OF_THE_OWNER:
         raise Refusal(HTTPStatus.FORBIDDEN, "scope", f"{claims.sub} may not publish {kind}: only the owner knows it")
+    fields = PAYLOADS[kind].model_fields
+    told = normalised(kind, payload, fields)
     for field in ("publisher", "node"):
-        if told.get(field) not in {None, "", claims.sub}:
-            message = f"{claims.sub} may not publish about {told[field]} (field {field}): a node speaks for itself"
-            raise Refusal(HTTPStatus.FORBIDDEN, "scope", message)
-        if field in told:
+        if field in fields:
+            if told.get(field) not in (None, "", claims.sub):  # whatever JSON holds, a list too
+                message = f"{claims.sub} may not publish about {told[field]} (field {field}): a node speaks for itself"
+                raise Refusal(HTTPStatus.FORBIDDEN, "scope", storable(message, 500))
             told[field] = claims.sub
-    return told
+    return read_payload(kind, told).model_dump(mode="json")

@@ -127,7 +127,9 @@ def _take(rest: Shape, shape: Shape, *names: str) -> None:
 
 def _config(value: object) -> object:
     """A config by its key, whichever name of the board it has; what is none comes back as it is."""
-    board, _, players = str(value).rpartition("_")
+    if not isinstance(value, str):
+        return value
+    board, _, players = value.rpartition("_")
     return config_key(board, players.removesuffix("p")) or value
 
 
