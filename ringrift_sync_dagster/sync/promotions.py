@@ -13,13 +13,14 @@ from typing import Any, Final, Self
 
 from ringrift_sync_dagster.core.events import DataEventType
 from ringrift_sync_dagster.core.model import DataType
-from ringrift_sync_dagster.state.events import Event, events_since
+from ringrift_sync_dagster.state.events import Event, events_since, last_id
 from ringrift_sync_dagster.state.payloads import ModelPromoted
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.versions import Published, Version, VersionState, all_published, version_of
 
 COOLDOWN_SECONDS: Final = 900.0
 """Upstream promotes no two models of a config within this: one published so shortly before an event is its model."""
+_BATCH: Final = 1000
 _MODELS: Final = DataType.MODELS.value
 
 
@@ -76,7 +77,9 @@ def look(state: StateStore, before: Seen) -> Look:
         StateError: The state database cannot be read.
 
     """
-    told = events_since(state, before.event, [DataEventType.MODEL_PROMOTED.value])
+    newest = last_id(state)
+    told = events_since(state, before.event, [DataEventType.MODEL_PROMOTED.value], _BATCH)
+    read_to = told[-1].id if len(told) == _BATCH else max([before.event, newest, *(event.id for event in told)])
     published = {one.config: (one, version) for one, version in all_published(state, _MODELS)}
     now = {config: describe(one) for config, (one, _) in published.items()}
     waiting = dict(before.waiting) | {event.payload["config"]: _asked(event) for event in told if not _is_ours(event)}
@@ -94,7 +97,7 @@ def look(state: StateStore, before: Seen) -> Look:
         del waiting[config]
     changed = {config for config, version in now.items() if before.published.get(config) != version}
     broadcast = {config: now[config] for config in sorted(changed | asked.keys())}
-    seen = Seen(now, told[-1].id if told else before.event, waiting)
+    seen = Seen(now, read_to, waiting)
     return Look(broadcast, tuple(sorted(asked.values())), tuple(words), seen)
 
 

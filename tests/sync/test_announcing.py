@@ -5,15 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.demo.exports import write_model
-from ringrift_sync_dagster.state.changes import Change, add_changes
 from ringrift_sync_dagster.state.events import events_since, last_id
-from ringrift_sync_dagster.state.new_games import tell_new_games, watch_new_games
-from ringrift_sync_dagster.state.nodes import failed, seen
-from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.collect import Request, move
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.node.merging import game
@@ -111,44 +105,3 @@ def test_a_broadcast_tells_which_nodes_have_the_model_and_which_have_not(field_:
     assert complete["bytes_transferred"] >= model.stat().st_size
     assert failure["hosts"] == [SILENT]
     assert {kind for kind, _ in again} == {"MODEL_DISTRIBUTION_FAILED"}
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> StateStore:
-    return StateStore.open(f"sqlite:///{tmp_path}/other.db")
-
-
-def test_a_node_that_goes_or_comes_is_told_once(state: StateStore) -> None:
-    seen(state, "vast-1", at=100.0)
-    failed(state, "vast-1", "no answer", at=200.0)
-    failed(state, "vast-1", "still none", at=300.0)
-    seen(state, "vast-1", at=400.0, transport="rsync")
-    seen(state, "vast-1", at=500.0)
-
-    (gone, back) = events_since(state)
-    assert (gone.type, gone.payload["error"], gone.payload["last_seen_at"]) == (
-        "SYNC_NODE_UNREACHABLE", "no answer", 100.0,
-    )  # fmt: skip
-    assert (back.type, back.payload["transport"], back.payload["down_since"]) == ("NODE_RECOVERED", "rsync", 300.0)
-    state.close()
-
-
-def test_new_games_are_told_once_whoever_merged_them_and_old_ones_never(state: StateStore) -> None:
-    def merged(number: int, **more: Any) -> Change:  # noqa: ANN401 - fields of a change
-        values = {"data_type": "games", "direction": "up", "config": CONFIG, "node": A, "games_new": 2, **more}
-        return Change(f"c{number}", 1.0, canonical_games=number, **values)
-
-    add_changes(state, [merged(1)])
-    watch_new_games(state)
-    assert tell_new_games(state) == 0
-    add_changes(state, [merged(2), merged(3, node=B, trigger="push"), merged(4, config="hex8_2p")])
-    add_changes(state, [merged(5, source_path="data/games/gauntlet_hex8_3p.db"), merged(6, data_type="elo")])
-    watch_new_games(state)
-    assert (tell_new_games(state), tell_new_games(state)) == (2, 0)
-
-    payloads = {event.payload["config"]: event.payload for event in events_since(state)}
-    assert (payloads["hex8_2p"]["new_games"], payloads["hex8_2p"]["nodes"]) == (2, [A])
-    both = payloads[CONFIG]
-    assert (both["new_games"], both["total_games"], both["source"], both["node"]) == (4, 3, "push", "")
-    assert both["nodes"] == sorted([A, B])
-    state.close()
