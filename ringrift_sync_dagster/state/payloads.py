@@ -42,12 +42,22 @@ def _digest(value: str) -> str:
     return value
 
 
+def _json(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Give JSON that every database takes."""
+    if isinstance(value, str):
+        return storable(value, MAX_BYTES)
+    if isinstance(value, dict):
+        return {storable(key, MAX_BYTES): _json(one) for key, one in value.items()}
+    return [_json(one) for one in value] if isinstance(value, list) else value
+
+
 Text: TypeAlias = Annotated[str, AfterValidator(storable)]
 NodeName: TypeAlias = Annotated[str, AfterValidator(_node)]
 Config: TypeAlias = Annotated[str, AfterValidator(_config)]
 Digest: TypeAlias = Annotated[str, AfterValidator(_digest)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Amount: TypeAlias = Annotated[float, Field(ge=0)]
+Details: TypeAlias = Annotated[dict[str, JsonValue], AfterValidator(_json)]
 Names: TypeAlias = Annotated[tuple[Text, ...], Field(max_length=MAX_NAMES)]
 
 
@@ -71,7 +81,7 @@ class Payload(BaseModel):
 class Detailed(Payload):
     """An event that others publish too: what only they know is in ``details``."""
 
-    details: dict[str, JsonValue] = Field(default_factory=dict)
+    details: Details = Field(default_factory=dict)
 
 
 class DataSyncStarted(Payload):
@@ -370,13 +380,13 @@ def read_payload(name: str, payload: Mapping[str, Any]) -> Payload:
     model = PAYLOADS[kind]
     try:
         read = model.model_validate(normalised(kind, payload, model.model_fields))
+        size = len(json.dumps(read.model_dump(mode="json"), allow_nan=False))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise EventError(kind.value, field, storable(_sentence(first, model), 500)) from error
     except RecursionError as error:
         raise EventError(kind.value, "", "it is nested too deeply") from error
-    size = len(json.dumps(read.model_dump(mode="json"), allow_nan=False))
     if size > MAX_BYTES:
         raise EventError(kind.value, "", f"{size} bytes as JSON; at most {MAX_BYTES} are allowed")
     return read

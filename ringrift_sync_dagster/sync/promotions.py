@@ -78,8 +78,9 @@ def look(state: StateStore, before: Seen) -> Look:
 
     """
     newest = last_id(state)
-    told = events_since(state, before.event, [DataEventType.MODEL_PROMOTED.value], _BATCH)
-    read_to = told[-1].id if len(told) == _BATCH else max([before.event, newest, *(event.id for event in told)])
+    after = 0 if 0 < newest < before.event else before.event  # ids that went back are those of another database
+    told = events_since(state, after, [DataEventType.MODEL_PROMOTED.value], _BATCH)
+    read_to = told[-1].id if len(told) == _BATCH else max([after, newest, *(event.id for event in told)])
     published = {one.config: (one, version) for one, version in all_published(state, _MODELS)}
     now = {config: describe(one) for config, (one, _) in published.items()}
     waiting = dict(before.waiting) | {event.payload["config"]: _asked(event) for event in told if not _is_ours(event)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -40,6 +41,10 @@ def test_the_guides_manual_release_is_a_payload() -> None:
         ("MODEL_DISTRIBUTION_STARTED", {"target_hosts": ["n"] * (MAX_NAMES + 1)}, "field target_hosts: "),
         ("TRAINING_STARTED", {"x": "y" * 70_000}, "at most 65536 are allowed"),
         ("TRAINING_STARTED", {"x": {1, 2}}, "field details.x"),
+        ("TRAINING_STARTED", {"x": [{"y": math.inf}]}, "field details.x.* finite number"),
+        ("TRAINING_STARTED", {"x": json.loads("[" * 900 + "]" * 900)}, "field details|nested too deeply"),
+        ("BACKPRESSURE_ACTIVATED", {"signals": {"disk": math.inf}}, "field signals.disk: "),
+        ("BACKPRESSURE_ACTIVATED", {"signals": [1]}, "field signals: "),
     ],
 )
 def test_what_does_not_fit_is_named(kind: str, payload: dict[str, Any], words: str) -> None:
@@ -56,3 +61,5 @@ def test_a_config_is_known_under_the_other_names_of_its_board() -> None:
 def test_texts_are_what_every_database_takes() -> None:
     told = read_payload("SYNC_NODE_UNREACHABLE", {"node": "vast-1", "error": "a\0\ud800"}).model_dump()
     assert told["error"] == "a?\\ud800"
+    details = read_payload("TRAINING_STARTED", {"x\0": [{"y": "\0"}]}).model_dump()["details"]
+    assert details == {"x?": [{"y": "?"}]}
