@@ -14,8 +14,8 @@ from ringrift_sync_dagster.core.events import DataEventType
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.node.patterns import classify
 from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.state.event_fields import MAX_NAMES
 from ringrift_sync_dagster.state.events import OTHER_IDS, publish
-from ringrift_sync_dagster.state.payloads import MAX_NAMES
 from ringrift_sync_dagster.state.schema import changes, event_cursors
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.upsert import insert_new

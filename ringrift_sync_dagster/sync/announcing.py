@@ -14,9 +14,9 @@ from typing import Any, Final
 from ringrift_sync_dagster.core.events import DataEventType
 from ringrift_sync_dagster.core.model import DataType, Partition
 from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.state.event_fields import MAX_NAMES
 from ringrift_sync_dagster.state.events import last_failures, publish
 from ringrift_sync_dagster.state.new_games import tell_new_games
-from ringrift_sync_dagster.state.payloads import MAX_NAMES
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.versions import all_published
 from ringrift_sync_dagster.sync.report import Failure, Outcome

@@ -11,7 +11,8 @@ import pytest
 from ringrift_sync_dagster.core.dialects import WITH_DIALECTS
 from ringrift_sync_dagster.core.events import DataEventType as Type
 from ringrift_sync_dagster.errors import EventError
-from ringrift_sync_dagster.state.payloads import MAX_NAMES, PAYLOADS, Detailed, read_payload
+from ringrift_sync_dagster.state.event_fields import MAX_NAMES
+from ringrift_sync_dagster.state.payloads import PAYLOADS, Detailed, read_payload
 
 
 def test_every_type_has_a_payload_with_a_version_and_only_types_with_dialects_have_details() -> None:

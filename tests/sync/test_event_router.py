@@ -148,11 +148,11 @@ import os, sys, time
 from ringrift_sync_dagster import DataEventType, get_router
 router = get_router()
 def handler(event):
-    print(event.id, flush=True)
+    os.write(1, b"%d\\n" % event.id)  # in one piece, beside the other thread
     if sys.argv[1] == "die":
         os._exit(9)
 router.subscribe(DataEventType.HOST_ONLINE, handler, subscriber="fragile")
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 time.sleep(60)
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RINGRIFT_SYNC_STATE_URL": url(tmp_path)}
@@ -178,7 +178,7 @@ def test_wait_for_gives_the_event_that_is_meant_or_nothing(make: Make) -> None:
     before = other.publish(OFF, {"node": "vast-2"})
     timer = threading.Timer(0.1, lambda: [other.publish(OFF, {"node": name}) for name in ("vast-3", "vast-1")])
     timer.start()
-    found = router.wait_for(OFF, 10, where=lambda event: event.payload["node"] == "vast-1")
+    found = router.wait_for(OFF, 10, where=lambda event: event.payload["node"] == "vast-1", after_id=before)
     timer.join()
 
     assert found is not None
