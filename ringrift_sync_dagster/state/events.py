@@ -26,6 +26,7 @@ SEEN_SECONDS: Final = 7 * 86400.0
 OTHER_IDS: Final = "id:"
 """How the name of a place begins that counts ids of another table than ``events``."""
 
+_LOOK_BACK: Final = 10_000
 _ADVISORY_LOCK: Final = 0x52524556
 _KEY: Final = ("subscriber",)
 
@@ -105,9 +106,13 @@ def newest_events(store: StateStore, types: Collection[str] | None = None, limit
 
 
 def last_failures(store: StateStore, after_at: float) -> dict[str, str]:
-    """Give the error of the last DATA_SYNC_FAILED of each node that was told after this time, in seconds since 1970."""
+    """Give the error of the last DATA_SYNC_FAILED of each node that was told after this time, in seconds since 1970.
+
+    Only the newest 10,000 events are looked at: passes ask this every few seconds while a node is down.
+    """
     failed = (events.c.type == DataEventType.DATA_SYNC_FAILED.value) & (events.c.at >= after_at)
     with store.read() as connection:
+        failed &= events.c.id > last_id(connection) - _LOOK_BACK
         payloads = connection.execute(sa.select(events.c.payload).where(failed).order_by(events.c.id)).scalars()
         return {str(payload.get("node", "")): str(payload.get("error", "")) for payload in payloads}
 
