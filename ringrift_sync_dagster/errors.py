@@ -25,6 +25,7 @@ SyncError
   PackRefusedError         stop    this artifact is set aside, and nothing of it was merged; other artifacts go on
   LeaseHeldError           ours    another process does this work now
   LeaseLostError           ours    our lease ran out while we worked; the work was not committed
+  EventError               stop    an event is not what its type says; nothing was published
   StateError               stop    the state database cannot be used
   CanonicalStoreError      stop    a canonical database cannot be read or written as it is
   CollectFailedError       stop    some partitions failed; everything else was recorded before
@@ -317,6 +318,27 @@ class LeaseLostError(SyncError):
     """Our lease ran out or was taken over while we worked; the work was not committed and must be done again."""
 
     next_step: ClassVar[NextStep] = NextStep.OURS
+
+
+class EventError(SyncError):
+    """An event is not what its type says; nothing was published.
+
+    Args:
+        type: The event's type, as it was given.
+        field: Which field of the payload is wrong; empty when it is the type, or the whole.
+        message: What is wrong with it, and what would be right.
+
+    """
+
+    def __init__(self, type: str, field: str, message: str) -> None:  # noqa: A002 - its name in the table
+        super().__init__(type, field, message)
+        self.type = type
+        self.field = field
+        self.message = message
+
+    def __str__(self) -> str:
+        place = f"field {self.field}: " if self.field else ""
+        return f"event {self.type}: {place}{self.message}"
 
 
 class StateError(SyncError):

@@ -8,6 +8,7 @@ import ringrift_sync_dagster.errors as tree
 from ringrift_sync_dagster.errors import (
     CollectFailedError,
     ConfigError,
+    EventError,
     InvalidFileError,
     LeaseHeldError,
     NextStep,
@@ -27,6 +28,7 @@ SAMPLES: list[SyncError] = [
     InvalidFileError("data/training/hex8_2p.npz", "it has no samples"),
     LeaseHeldError("canonical:hex8_2p", "hub-1, process 7"),
     CollectFailedError(["hex8_2p|vast-1: no answer"]),
+    EventError("MODEL_PROMOTED", "config", "it is no config"),
     RemoteCallError("vast-1", "p2p_http", "the file is locked", "locked", "data/games/x.db"),
     *(
         error("vast-1", "p2p_http", "no byte for 15 s")
@@ -61,7 +63,7 @@ EXPECTED = {
             "PackRefusedError",
             "InvalidFileError",
         ),
-        *("StateError", "CanonicalStoreError", "CollectFailedError"),
+        *("EventError", "StateError", "CanonicalStoreError", "CollectFailedError"),
     },
 }
 

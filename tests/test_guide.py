@@ -19,7 +19,9 @@ import pytest
 from ringrift_sync_dagster.core.bandwidth import PROVIDER_LIMITS_MB_PER_S, TransferPriority
 from ringrift_sync_dagster.core.breaker import CircuitBreakerConfig
 from ringrift_sync_dagster.core.escalation import LADDER, Rung
+from ringrift_sync_dagster.core.events import DataEventType
 from ringrift_sync_dagster.settings.identity import create_coordinator_key
+from ringrift_sync_dagster.state.payloads import PAYLOADS, Payload
 from tests.agent.agents import AgentProcess, addresses
 from tests.sshd import Sshd
 
@@ -201,3 +203,16 @@ def test_the_breakers_are_the_codes() -> None:
     assert numbers == [(3, 60), (2, 30), (5, 120)]
     text = GUIDE.read_text()
     assert all(words in text for words in ("(3 failures)", "(60 s)", "2 failures, 30s", "5 failures, 120s"))
+
+
+def test_the_events_are_the_codes() -> None:
+    told = {name.strip("`"): fields.split(", ") for name, fields, _ in table_after("Types of events")}
+    ours = {
+        kind.value: [
+            name + "*" * field.is_required()
+            for name, field in PAYLOADS[kind].model_fields.items()
+            if name not in Payload.model_fields
+        ]
+        for kind in DataEventType
+    }
+    assert told == ours

@@ -10,6 +10,7 @@
     DELETE /v1/artifacts/{sha}         coordinator
     POST   /v1/call/{op}               coordinator
     POST   /v1/pull                    coordinator
+    POST   /v1/events                  a node's token, about itself; coordinator: about any (only at its own agent)
     GET    /v1/incoming/{node}/{sha}   who may push under the name of {node}
     PUT    /v1/incoming/{node}/{sha}   the same
 
@@ -35,6 +36,7 @@ from ringrift_sync_dagster.agent.answers import Refusal, errors_as_json, json_an
 from ringrift_sync_dagster.agent.auth import Authenticator, require_coordinator
 from ringrift_sync_dagster.agent.calls import Calls
 from ringrift_sync_dagster.agent.downloads import Downloads
+from ringrift_sync_dagster.agent.events import EventDesk
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.manifest import Manifest
 from ringrift_sync_dagster.agent.metrics import CONTENT_TYPE, Metrics
@@ -62,6 +64,7 @@ class Parts:
         calls: Runs the kit.
         manifest: Tells what the node has.
         receipts: Tells what this node holds of others.
+        events: Takes events.
 
     """
 
@@ -75,6 +78,7 @@ class Parts:
     calls: Calls
     manifest: Manifest
     receipts: ReceiptBook
+    events: EventDesk
 
 
 class Interface:
@@ -160,6 +164,7 @@ def build_app(parts: Parts, authenticator: Authenticator, plain_rule: Middleware
             web.get("/v1/receipts", interface.receipts),
             web.post("/v1/call/{op}", interface.call),
             web.post("/v1/pull", parts.pulls.post),
+            web.post("/v1/events", parts.events.post),
             web.get("/v1/artifacts/{sha}", parts.downloads.get),
             web.delete("/v1/artifacts/{sha}", interface.delete),
             web.get("/v1/artifacts/{sha}/blocks", parts.downloads.blocks),

@@ -1,9 +1,10 @@
 """Who may do what: a token signed by the coordinator, checked offline against its public key.
 
 Open to all is ``/health`` alone. Reading needs any valid token (an artifact is asked for by its content; peers read
-from each other). Pushing needs the node's own token, or scope ``relay`` or ``coordinator``. Kit operations and deletes
-need scope ``coordinator``. Without a public key the agent serves loopback only, and whoever reaches it there may do
-everything; a page in a browser may not, which is why the Host header must name loopback too.
+from each other). Pushing needs the node's own token, or scope ``relay`` or ``coordinator``; so do events, and what a
+node's token may say is in ``events``. Kit operations and deletes need scope ``coordinator``. Without a public key the
+agent serves loopback only, and whoever reaches it there may do everything; a page in a browser may not, which is why
+the Host header must name loopback too.
 
 A revoked id gets 403 ``revoked``; the file of revoked ids is looked at again at most once a second, so an agent need
 not be restarted. The agent that has the private key answers a token past two thirds of its life with a new one of the
@@ -162,6 +163,11 @@ class Authenticator:
         if not (is_loopback(request.remote or "") and is_loopback(request.url.host or "")):
             raise Refusal(HTTPStatus.FORBIDDEN, "loopback_only", "this agent has no key and serves loopback only")
         return Claims(sub=self._node_id, scopes=frozenset({Scope.COORDINATOR.value}), expires=float("inf"))
+
+
+def claims_of(request: web.Request) -> Claims:
+    """Give what the token of a request says; it was checked."""
+    return request[_CLAIMS]
 
 
 def require_coordinator(request: web.Request) -> None:

@@ -22,6 +22,9 @@ class Limits:
         uploads: Artifacts that are received at the same time; one more is answered 503.
         pulls: Artifacts that are fetched from other agents at the same time; one more is answered 503.
         json_bytes: Largest JSON body of a request.
+        event_bytes: Largest body of an event.
+        events_per_second: How many events of one token's name are taken in the long run; one more is answered 429.
+        events_at_once: How many of them may come at once.
         upload_bytes: Largest artifact that may be pushed.
         headers_seconds: A connection that has sent no whole request for this long is closed (slow headers, keep-alive).
         stall_seconds: A body of which no byte has come for this long is given up.
@@ -41,6 +44,9 @@ class Limits:
     uploads: int = 16
     pulls: int = 4
     json_bytes: int = 4 * MIB
+    event_bytes: int = MIB // 16
+    events_per_second: float = 2.0
+    events_at_once: int = 50
     upload_bytes: int = 64 * 1024 * MIB
     headers_seconds: float = 30.0
     stall_seconds: float = 30.0

@@ -26,6 +26,7 @@ from ringrift_sync_dagster.agent.artifacts import Catalogue
 from ringrift_sync_dagster.agent.auth import Authenticator, RevokedIds
 from ringrift_sync_dagster.agent.calls import Calls
 from ringrift_sync_dagster.agent.downloads import Downloads
+from ringrift_sync_dagster.agent.events import EventDesk
 from ringrift_sync_dagster.agent.incoming import Incoming
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.listener import LimitedServer
@@ -64,7 +65,8 @@ class AgentConfig:
         incoming: Where pushed artifacts land; by default in scratch.
         public_key_pem: The coordinator's public key; without it loopback only.
         tls: Certificate and key in PEM form; without them loopback and trusted networks only.
-        state_url: The agent's state database; by default a SQLite file in scratch.
+        state_url: The shared state database, on the coordinator only: its agent takes events; by default a SQLite file
+            in scratch for the agent alone.
         trusted_networks: Where plain HTTP is allowed.
         limits: Bounds of the agent.
         revoked: The file of revoked ids; it may be made later.
@@ -190,7 +192,8 @@ def _build(config: AgentConfig) -> Parts:
     scratch = make_dirs(config.scratch_dir)
     artifacts = make_dirs(scratch / "artifacts")
     url = config.state_url or f"sqlite:///{scratch / 'agent.db'}"
-    receipts = ReceiptBook(StateStore.open(url), config.node_id)
+    store = StateStore.open(url)
+    receipts = ReceiptBook(store, config.node_id)
     limits, metrics = config.limits, Metrics()
     root_names = [str(path) for path in config.roots]
     calls = Calls(root_names, str(scratch), limits, metrics)
@@ -208,6 +211,7 @@ def _build(config: AgentConfig) -> Parts:
         calls=calls,
         manifest=Manifest(calls, limits, metrics),
         receipts=receipts,
+        events=EventDesk(store if config.state_url is not None else None, config.node_id, limits),
     )
 
 

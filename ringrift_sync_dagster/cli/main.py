@@ -28,6 +28,7 @@ VERBS: Final = {
     "verify": Verb("catalog", "verify", "Look again at what was verified once, and repair it."),
     "report": Verb("reports", "report", "Show or write tables: throughput, games by day, lag, ratings."),
     "status": Verb("status", "status", "Show nodes, partitions, running transfers and what waits to be recorded."),
+    "events": Verb("events", "events", "See what happened, as it happens, and publish an event."),
     "hosts": Verb("hosts", "hosts", "Look after the inventory (hosts/*.yaml)."),
     "token": Verb("tokens", "token", "Sign a token for a node."),
     "agent": Verb("agents", "agent", "Run a node's service in the foreground."),

@@ -20,11 +20,11 @@ from ringrift_sync_dagster.defs.resources import SyncResource
 from ringrift_sync_dagster.defs.sensors import partition_nodes
 from ringrift_sync_dagster.errors import LeaseHeldError, SyncError
 from ringrift_sync_dagster.state.store import StateStore
-from ringrift_sync_dagster.state.versions import all_published
 from ringrift_sync_dagster.sync.cadence import MINUTE, Cadence
 from ringrift_sync_dagster.sync.collect import Request
 from ringrift_sync_dagster.sync.facade import priority_request
 from ringrift_sync_dagster.sync.loop import Turn, work_at_marks
+from ringrift_sync_dagster.sync.promotions import Seen, look
 from ringrift_sync_dagster.sync.report import CollectReport
 from ringrift_sync_dagster.sync.runtime import Runtime
 
@@ -155,24 +155,24 @@ def hybrid_schedule(context: dg.ScheduleEvaluationContext, sync: SyncResource) -
     description="Broadcasts a model as soon as it is promoted, by whomever.",
 )
 def model_promotion_sensor(context: dg.SensorEvaluationContext, sync: SyncResource) -> dg.SensorResult | dg.SkipReason:
-    """Ask for one broadcast of the configs of which another model is published than at the last look."""
+    """Ask for one broadcast of the configs of which another model is published than at the last look.
+
+    An event that tells of a promotion elsewhere asks for one too, as soon as its model is published here.
+    """
     try:
         with StateStore.open(sync.settings().state_url) as state:
-            now = {
-                published.config: f"{published.serial}:{published.sha256[:12]}:{published.at:.3f}"
-                for published, _ in all_published(state, DataType.MODELS.value)
-            }
+            found = look(state, Seen.read(json.loads(context.cursor) if context.cursor else {}))
     except SyncError as error:
         return dg.SkipReason(f"the state database cannot be read: {error}")
-    before: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
-    changed = sorted(config for config, version in now.items() if before.get(config) != version)
-    if not changed:
-        return dg.SkipReason(f"the promoted models of {len(now)} configs are as they were")
-    versions = {config: now[config] for config in changed}
-    run_config: dict[str, Any] = {"ops": {"broadcast": {"config": {"configs": changed}}}}
+    cursor = json.dumps(found.seen.as_json(), sort_keys=True)
+    if not found.broadcast:
+        words = (f"the promoted models of {len(found.seen.published)} configs are as they were", *found.words)
+        return dg.SensorResult(skip_reason="; ".join(words), cursor=cursor)
+    configs = list(found.broadcast)
+    run_config: dict[str, Any] = {"ops": {"broadcast": {"config": {"configs": configs}}}}
     request = dg.RunRequest(
-        run_key=json.dumps(versions, sort_keys=True),
+        run_key=json.dumps([found.broadcast, *found.events], sort_keys=True),
         run_config=run_config,
-        tags={REASON_TAG: f"promoted: {', '.join(changed)}"},
+        tags={REASON_TAG: f"promoted: {', '.join(configs)}"},
     )
-    return dg.SensorResult(run_requests=[request], cursor=json.dumps(now, sort_keys=True))
+    return dg.SensorResult(run_requests=[request], cursor=cursor)

@@ -3,7 +3,8 @@
 A node tells its files as a manifest: all of them (``full``), or what changed since a token. A delta is applied only to
 the state that it was made from; the token is written with the files, in one transaction. Only rows that differ are
 written, so a full manifest of 16,000 files in which nothing changed writes one row. Absence here deletes nothing
-anywhere: this is what a node says, not what we hold. Source: domain.md, 10 (53, 55); architecture.md, 1 rule 2.
+anywhere: this is what a node says, not what we hold. That a node stops answering, or answers again, is told once, as an
+event. Source: domain.md, 10 (53, 55); architecture.md, 1 rule 2.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from ringrift_sync_dagster.core.events import DataEventType
 from ringrift_sync_dagster.core.model import checked_node_name
+from ringrift_sync_dagster.errors import storable
+from ringrift_sync_dagster.state import events
 from ringrift_sync_dagster.state.schema import node_files, nodes
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.upsert import insert_new, insert_or_update
@@ -141,12 +145,18 @@ def seen_all(store: StateStore, names: Iterable[str], *, at: float) -> None:
 def failed(store: StateStore, node: str, error: str, *, at: float) -> None:
     """Record that the node could not be reached, and why; its files stay as they were told. Idempotent.
 
+    SYNC_NODE_UNREACHABLE is told when it was not down before.
+
     Raises:
         ValueError: The name cannot name a node.
 
     """
     with store.begin() as connection:
+        before = _locked(connection, node)
         _update(connection, node, {"status": DOWN, "last_error": error, "last_error_at": at})
+        if before["status"] != DOWN:
+            told = {"node": node, "error": storable(error), "last_seen_at": before["last_seen_at"]}
+            events.publish(connection, DataEventType.SYNC_NODE_UNREACHABLE, told)
 
 
 def apply_manifest(
@@ -214,11 +224,21 @@ def _answered(
 ) -> None:
     given = {"transport": transport, "agent_version": agent_version, "extra": None if extra is None else dict(extra)}
     known = {column: value for column, value in given.items() if value not in ("", None)}
+    before = _locked(connection, node)
     _update(connection, node, {"status": UP, "last_seen_at": at, **known})
+    if before["status"] == DOWN:
+        told = {"node": node, "transport": transport, "down_since": before["last_error_at"]}
+        events.publish(connection, DataEventType.NODE_RECOVERED, told)
+
+
+def _locked(connection: sa.Connection, node: str) -> _Row:
+    """Give what is known of a node, which nobody else changes until the transaction ends."""
+    insert_new(connection, nodes, [{"name": checked_node_name(node), "extra": {}}], ("name",))
+    statement = sa.select(nodes).where(nodes.c.name == node).with_for_update()
+    return dict(connection.execute(statement).mappings().one())
 
 
 def _update(connection: sa.Connection, node: str, values: Mapping[str, Any]) -> None:
-    insert_new(connection, nodes, [{"name": checked_node_name(node), "extra": {}}], ("name",))
     connection.execute(sa.update(nodes).where(nodes.c.name == node).values(dict(values)))
 
 

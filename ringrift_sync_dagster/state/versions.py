@@ -3,7 +3,8 @@
 A version is named by its content. The table remembers what was refused or dropped too, so that no node needs to send
 the same bytes twice. ``published`` holds one line for each data type and config; its ``serial`` counts up with each
 switch, so that of two orders to a node the later one wins whatever arrives first. All of a switch (version, receipt,
-serial, change) is one transaction; the symbolic links on the disk follow it and can always be made again from here.
+serial, change, and the event of a promotion) is one transaction; the symbolic links on the disk follow it and can
+always be made again from here.
 Source: architecture.md, 3 (flow) and 5; domain.md, 10 (3, 16, 17).
 """
 
@@ -16,8 +17,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ringrift_sync_dagster.core.model import SHA256
+from ringrift_sync_dagster.core.events import DataEventType
+from ringrift_sync_dagster.core.model import SHA256, DataType
 from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.state import events
 from ringrift_sync_dagster.state.changes import Change, insert_changes
 from ringrift_sync_dagster.state.receipts import ArtifactRow, Receipt, insert_receipt
 from ringrift_sync_dagster.state.schema import published, versions
@@ -124,7 +127,8 @@ def publish(
 ) -> Published:
     """Make a kept version the published one, with its change, in one transaction; durable on return.
 
-    Publishing what is published already gives the line as it is and writes no change.
+    Of a model it is told as MODEL_PROMOTED. Publishing what is published already gives the line as it is and writes no
+    change and no event.
 
     Raises:
         ValueError: There is no kept version with this content.
@@ -135,7 +139,8 @@ def publish(
         mine = (published.c.data_type == data_type) & (published.c.config == config)
         connection.execute(sa.update(published).where(mine).values(data_type=data_type))
         kept = _of(data_type, config, sha256) & (versions.c.state == VersionState.KEPT.value)
-        if connection.execute(sa.select(versions.c.id).where(kept)).first() is None:
+        version = connection.execute(sa.select(versions).where(kept)).mappings().first()
+        if version is None:
             raise ValueError(f"{data_type} of {config}: no version {sha256[:12]} is kept here")
         row = connection.execute(sa.select(published).where(mine)).mappings().first()
         before = None if row is None else Published(**row)
@@ -147,7 +152,23 @@ def publish(
         )
         if change is not None:
             insert_changes(connection, [change])
+        if data_type == DataType.MODELS.value:
+            _tell_promoted(connection, now, version, before)
         return now
+
+
+def _tell_promoted(connection: sa.Connection, now: Published, version: sa.RowMapping, before: Published | None) -> None:
+    told = {
+        "config": now.config,
+        "model_id": str(version["name"]).rpartition(".")[0] or version["name"],
+        "model_path": version["path"],
+        "sha256": now.sha256,
+        "serial": now.serial,
+        "promoted_at": now.at,
+        "supersedes": before.sha256 if before else "",
+        "source": now.trigger,
+    }
+    events.publish(connection, DataEventType.MODEL_PROMOTED, told)
 
 
 def raise_serial(store: StateStore, data_type: str, config: str, above: int) -> None:

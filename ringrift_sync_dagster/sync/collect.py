@@ -1,6 +1,7 @@
 """Move data between nodes and their owner, down the one path: the use case that every way of starting it calls.
 
-``move`` does one pass for any of the data types, both ways; ``collect`` is the way up of games alone.
+``move`` does one pass for any of the data types, both ways, and tells it as events; ``collect`` is the way up of games
+alone.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from ringrift_sync_dagster.intake.sweep import sweep
 from ringrift_sync_dagster.node.patterns import CONFIGS
 from ringrift_sync_dagster.node.records import FAMILIES
 from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.state.new_games import watch_new_games
 from ringrift_sync_dagster.state.transfers import mark_abandoned
+from ringrift_sync_dagster.sync.announcing import Announcer, is_asked_for
 from ringrift_sync_dagster.sync.movers import MOVERS
-from ringrift_sync_dagster.sync.passes import SURVEYS, Order, Pass
+from ringrift_sync_dagster.sync.passes import SURVEYS, Order, Pass, is_target
 from ringrift_sync_dagster.sync.report import CollectReport
 from ringrift_sync_dagster.sync.runtime import Runtime
 
@@ -75,7 +78,7 @@ def move(runtime: Runtime, request: Request, *, settled: bool = False) -> dict[D
     Args:
         runtime: What to work with.
         request: What to move.
-        settled: True: ``settle`` was called a moment ago.
+        settled: True: ``settle`` was called a moment ago, because passes follow each other every few seconds.
 
     Raises:
         ConfigError: A config or node is unknown.
@@ -88,15 +91,21 @@ def move(runtime: Runtime, request: Request, *, settled: bool = False) -> dict[D
         _checked_configs(request.configs), runtime.nodes(names), request.trigger, up=request.up, down=request.down,
         to=frozenset(request.to), recover=request.recover, force=request.force,
     )  # fmt: skip
-    if not settled:
-        settle(runtime, request.trigger)
     wanted = frozenset(MOVERS if request.data_types is None else request.data_types)
     movers = {data_type: make(runtime) for data_type, make in MOVERS.items() if data_type in wanted}
+    to = [node.name for node in order.nodes if is_target(node, DataType.MODELS, asked=node.name in order.to)]
+    announcer = Announcer(
+        runtime.state, request.trigger, list(movers), order.configs, len(order.nodes), to if request.down else [],
+        asked_for=is_asked_for(request.trigger) and not settled,
+    )  # fmt: skip
+    announcer.begin()
+    if not settled:
+        settle(runtime, request.trigger)
     with (
         ThreadPoolExecutor(SURVEYS, thread_name_prefix="survey") as surveyors,
         ThreadPoolExecutor(runtime.settings.max_concurrent_syncs, thread_name_prefix="move") as pool,
     ):
-        outcomes, notes = Pass(runtime, movers, order, surveyors, pool).run()
+        outcomes, notes = Pass(runtime, movers, order, surveyors, pool, announcer.moved).run()
     games = _canonical_games(runtime, order.configs) if DataType.GAMES in movers else {}
     told = [
         replace(outcome, canonical_games=games[outcome.partition.config])
@@ -105,6 +114,7 @@ def move(runtime: Runtime, request: Request, *, settled: bool = False) -> dict[D
         for outcome in outcomes
     ]
     seconds = clock.monotonic() - started
+    announcer.done(told, seconds)
     return {
         data_type: CollectReport(
             tuple(outcome for outcome in told if outcome.data_type is data_type),
@@ -120,6 +130,7 @@ def settle(runtime: Runtime, trigger: str) -> None:
 
     That is whole packs in ``incoming/``, changes not yet copied, and transfers without an end.
     """
+    watch_new_games(runtime.state)
     mark_abandoned(runtime.state)
     sweep(runtime.intake, runtime.rows, trigger)
     for config in CONFIGS:

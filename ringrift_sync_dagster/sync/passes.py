@@ -143,7 +143,7 @@ _Item: TypeAlias = tuple[DataType, Partition, bool]
 
 
 class Pass:
-    """One pass; ``run`` does it once."""
+    """One pass; ``run`` does it once, and calls ``moved`` with what was done for a partition, one at a time."""
 
     def __init__(
         self,
@@ -152,9 +152,10 @@ class Pass:
         order: Order,
         surveyors: ThreadPoolExecutor,
         pool: ThreadPoolExecutor,
+        moved: Callable[[Outcome], None] = lambda _: None,
     ) -> None:
         self._runtime, self._movers, self._order = runtime, movers, order
-        self._surveyors, self._pool = surveyors, pool
+        self._surveyors, self._pool, self._told = surveyors, pool, moved
         self._nodes = {node.name: node for node in order.nodes}
         self._outcomes = {
             (data_type, partition): Outcome(partition, data_type)
@@ -293,6 +294,7 @@ class Pass:
         data_type, partition, up = item
         self._turns.done(partition.node)
         self._outcomes[data_type, partition] = outcome
+        self._told(outcome)
         if up:
             self._ups_left[data_type] -= 1
 

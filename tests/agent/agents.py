@@ -37,7 +37,7 @@ run_agent(
     given["node"], [Path(root) for root in given["roots"]], given["host"], given["port"],
     public_key_pem=given["key"].encode() if given["key"] else None,
     tls=tuple(Path(file) for file in given["tls"]) if given["tls"] else None,
-    trusted_networks=given["trusted"], limits=Limits(**given["limits"]),
+    state_url=given["state_url"] or None, trusted_networks=given["trusted"], limits=Limits(**given["limits"]),
     on_ready=lambda url: print(url, flush=True),
 )
 """
@@ -69,6 +69,7 @@ class AgentProcess:
     trusted: tuple[str, ...] = ("10.0.0.0/8",)
     port: int = 0
     more_roots: tuple[Path, ...] = ()
+    state_url: str = ""
     process: subprocess.Popen[str] | None = None
     url: str = ""
 
@@ -81,6 +82,7 @@ class AgentProcess:
             "key": self.key.public_pem.decode() if self.key else "",
             "tls": [str(file) for file in self.tls] if self.tls else None,
             "trusted": self.trusted,
+            "state_url": self.state_url,
             "limits": {"free_bytes": 0, **self.limits},
         }
         self.root.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,7 @@ GUARDED = [
     ("GET", f"/v1/artifacts/{'0' * 64}/blocks"),
     ("DELETE", f"/v1/artifacts/{'0' * 64}"),
     ("POST", "/v1/call/scan"),
+    ("POST", "/v1/events"),
     ("PUT", f"/v1/incoming/node-a/{'0' * 64}"),
     ("GET", f"/v1/incoming/node-a/{'0' * 64}"),
     ("GET", "/nothing/here"),

@@ -30,6 +30,7 @@ VERBS = [
     "verify",
     "report",
     "status",
+    "events",
     "hosts",
     "token",
     "agent",

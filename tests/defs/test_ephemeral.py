@@ -146,8 +146,8 @@ def test_games_that_stay_behind_are_asked_for_with_pauses_and_told_when_they_hav
     types = {DataEventType.ORPHAN_GAMES_DETECTED, DataEventType.ORPHAN_GAMES_REGISTERED}
     told = [(event.type, event.payload) for event in events_since(state, types=types)]
     assert [kind for kind, _ in told] == ["ORPHAN_GAMES_DETECTED", "ORPHAN_GAMES_REGISTERED"]
-    assert (told[0][1]["source_node"], told[0][1]["orphan_count"]) == (NODE, 3)
-    assert (told[1][1]["host"], told[1][1]["games_recovered"]) == (NODE, 3)
+    assert (told[0][1]["node"], told[0][1]["games"]) == (NODE, 3)
+    assert (told[1][1]["node"], told[1][1]["games"]) == (NODE, 3)
 
 
 def test_a_failed_run_is_told_to_everybody(

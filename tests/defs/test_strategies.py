@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.exports import model_bytes, write_model
 from ringrift_sync_dagster.settings.settings import load_settings
 from ringrift_sync_dagster.state.changes import recent_changes
+from ringrift_sync_dagster.state.events import publish
 from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.loop import strategy_lease
@@ -144,6 +147,35 @@ def test_a_promotion_asks_for_one_broadcast_that_reaches_the_nodes(
     assert "2 partitions failed" in failure_of(result)  # those of the two nodes that have no agent
     for node in ("vast-900001", "runpod-a1"):
         assert (owner.node_root(node) / f"models/ringrift_best_{CONFIG}.pth").read_bytes() == model_bytes("second")
+
+
+def test_a_promotion_told_from_outside_is_broadcast_once_its_model_is_published(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, state: StateStore, tmp_path: Path
+) -> None:
+    old_cursor = json.dumps({})  # as it was before there were events
+    sha256 = hashlib.sha256(model_bytes("best")).hexdigest()
+    told = publish(state, "MODEL_PROMOTED", {"config": CONFIG, "sha256": sha256, "publisher": "controller"})
+    waits = tick(instance, old_cursor)
+    still = tick(instance, waits.cursor)
+    promote(tmp_path, "best")
+    come = tick(instance, still.cursor)
+    quiet = tick(instance, come.cursor)
+    again = publish(state, "MODEL_PROMOTED", {"model_id": "v7", "config_key": CONFIG, "model_path": "models/best.pth"})
+    asked = tick(instance, quiet.cursor)
+    other = publish(state, "MODEL_PROMOTED", {"config": CONFIG, "sha256": "0" * 64})
+    lacks = tick(instance, asked.cursor)
+    promote(tmp_path, "third")
+    replaced = tick(instance, lacks.cursor)
+
+    words = f"{CONFIG}: waits for {sha256[:12]} (event {told} from controller); its file has not come here yet"
+    assert (waits.run_requests, words in waits.skip_message, words in still.skip_message) == ([], True, True)
+    assert [request.tags["ringrift/reason"] for request in come.run_requests] == [f"promoted: {CONFIG}"]
+    assert (quiet.run_requests, "waits" in quiet.skip_message) == ([], False)
+    (request,) = asked.run_requests
+    assert str(again) in request.run_key
+    assert request.run_key != come.run_requests[0].run_key
+    assert f"event {other}" in lacks.skip_message
+    assert (len(replaced.run_requests), json.loads(replaced.cursor)["waiting"]) == (1, {})
 
 
 def scheduled(instance: dg.DagsterInstance) -> tuple[int, str]:

@@ -95,7 +95,15 @@ def test_the_third_failure_in_a_row_closes_the_door_for_60_seconds_and_tells_it(
     [event] = events_since(store)
     assert (event.type, event.payload) == (
         "CIRCUIT_OPENED",
-        {"node": NODE, "transport": RUNG, "failures": 3, "open_seconds": 60.0, "error": "connection refused"},
+        {
+            "version": 1,
+            "publisher": "",
+            "node": NODE,
+            "transport": RUNG,
+            "failures": 3,
+            "open_seconds": 60.0,
+            "error": "connection refused",
+        },
     )
 
 
@@ -119,7 +127,7 @@ def test_after_60_seconds_one_probe_is_let_through_and_its_success_closes(store:
 
     succeeded(store, NODE, RUNG)
     assert admit(store, NODE, RUNG, CONFIG).verdict is Verdict.ALLOWED
-    assert events_since(store)[-1].payload == {"node": NODE, "transport": RUNG}
+    assert events_since(store)[-1].payload == {"version": 1, "publisher": "", "node": NODE, "transport": RUNG}
     succeeded(store, NODE, RUNG)
     assert _types(store) == ["CIRCUIT_OPENED", "CIRCUIT_CLOSED"]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ringrift_sync_dagster.state.events import events_since
 from ringrift_sync_dagster.state.nodes import (
     Applied,
     apply_manifest,
@@ -57,6 +58,20 @@ def test_a_node_that_failed_is_down_and_its_files_stay(store: StateStore) -> Non
     again = node_row(store, "vast-1")
     assert again is not None
     assert (again.status, again.last_error) == ("up", "no route")
+
+
+def test_a_node_that_goes_or_comes_is_told_once(store: StateStore) -> None:
+    seen(store, "vast-1", at=100.0)
+    failed(store, "vast-1", "no answer", at=200.0)
+    failed(store, "vast-1", "still none", at=300.0)
+    seen(store, "vast-1", at=400.0, transport="rsync")
+    seen(store, "vast-1", at=500.0)
+
+    (gone, back) = events_since(store)
+    assert (gone.type, gone.payload["error"], gone.payload["last_seen_at"]) == (
+        "SYNC_NODE_UNREACHABLE", "no answer", 100.0,
+    )  # fmt: skip
+    assert (back.type, back.payload["transport"], back.payload["down_since"]) == ("NODE_RECOVERED", "rsync", 300.0)
 
 
 def test_nodes_are_listed_by_name_and_an_unknown_one_is_none(store: StateStore) -> None:
