@@ -49,8 +49,8 @@ class Forecaster:
         return Forecast(data_type.value, partition.config, node.name, way, size, seconds, trigger=self._trigger)
 
     def came(self, expected: Forecast, *, size_bytes: int, seconds: float) -> None:
-        """Take what it took; what neither was expected nor happened is forgotten."""
-        if expected.predicted_bytes or size_bytes:
+        """Take what it took; where no byte travelled there is nothing to learn."""
+        if size_bytes:
             with self._lock:
                 self._came.append(replace(expected, actual_bytes=size_bytes, actual_seconds=seconds))
 
