@@ -44,6 +44,7 @@ EXPECTED = {
             "ArtifactGoneError",
             "SourceChangedError",
             "AdmissionRefusedError",
+            "BackpressureError",
             "TransferUnderWayError",
             "LocalDiskError",
             "TransferCancelledError",

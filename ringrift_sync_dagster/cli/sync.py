@@ -163,7 +163,7 @@ def failure_lines(failures: Sequence[Failure]) -> list[str]:
 
 
 def _row(outcome: Outcome) -> tuple[object, ...]:
-    result = "failed" if outcome.failure is not None else "changed" if outcome.changed else "unchanged"
+    result = _result(outcome)
     return (
         outcome.partition.key, result, outcome.games_new, outcome.games_same,
         outcome.revised + outcome.renamed + outcome.annotated, len(outcome.set_aside), outcome.waiting,
@@ -171,9 +171,15 @@ def _row(outcome: Outcome) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+def _result(outcome: Outcome) -> str:
+    if outcome.failure is not None:
+        return "failed"
+    return "changed" if outcome.changed else "held" if outcome.held else "unchanged"
+
+
 def _counted_row(outcome: Outcome) -> tuple[object, ...]:
     """A row of a data type whose numbers have names: only those that are not 0 are told."""
-    result = "failed" if outcome.failure is not None else "changed" if outcome.changed else "unchanged"
+    result = _result(outcome)
     what = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in outcome.counts.items() if count)
     return (
         outcome.partition.key, result, what, len(outcome.set_aside), size(outcome.bytes_moved), outcome.seconds,
@@ -187,6 +193,7 @@ def _json(data_type: str, report: CollectReport) -> dict[str, object]:
     return {
         "ok": not report.failures,
         "type": data_type,
+        "held": report.held,
         "seconds": report.seconds,
         "partitions": outcomes,
         "notes": notes,
@@ -199,6 +206,7 @@ def _outcome_json(outcome: Outcome) -> dict[str, object]:
         "config": outcome.partition.config,
         "node": outcome.partition.node,
         "changed": outcome.changed,
+        "held": outcome.held,
         "games_new": outcome.games_new,
         "games_same": outcome.games_same,
         "revised": outcome.revised,
