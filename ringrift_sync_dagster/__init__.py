@@ -18,6 +18,7 @@ _MODULES: dict[str, str] = {
     "BatchRsync": "sync.batch_rsync",
     "CircuitBreakerConfig": "core.breaker",
     "CircuitState": "core.breaker",
+    "DaemonType": "core.daemons",
     "Inventory": "settings.inventory",
     "Settings": "settings.settings",
     "SyncRouter": "sync.router",
@@ -31,6 +32,7 @@ _MODULES: dict[str, str] = {
     "get_sync_router": "sync.shared",
     "load_inventory": "settings.inventory",
     "load_settings": "settings.settings",
+    "wait_until_released": "sync.shared",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "BatchRsync",
     "CircuitBreakerConfig",
     "CircuitState",
+    "DaemonType",
     "Inventory",
     "Settings",
     "SyncRouter",
@@ -54,6 +57,7 @@ __all__ = [
     "get_sync_router",
     "load_inventory",
     "load_settings",
+    "wait_until_released",
 ]
 
 

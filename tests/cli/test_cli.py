@@ -30,11 +30,14 @@ VERBS = [
     "verify",
     "report",
     "status",
+    "backpressure",
+    "doctor",
     "hosts",
     "token",
     "agent",
     "deploy",
     "quarantine",
+    "completion",
 ]
 HEAVY = ("aiohttp", "dagster", "paramiko", "pydantic", "rich", "sqlalchemy", "yaml")
 
