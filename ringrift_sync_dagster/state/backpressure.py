@@ -27,6 +27,8 @@ from ringrift_sync_dagster.state.upsert import insert_new
 
 # Where the row keeps the id of the event of its activation: beside the signals, whose names have no underscore.
 _EVENT: Final = "activated_event"
+_ACTIVATED: Final = DataEventType.BACKPRESSURE_ACTIVATED.value
+_RELEASED: Final = DataEventType.BACKPRESSURE_RELEASED.value
 _LOOK_SECONDS: Final = 0.25
 
 
@@ -82,7 +84,10 @@ def look(store: StateStore, owner: str, signals: Mapping[str, float]) -> Backpre
         if made is not None:
             about = {"owner": owner, "pressure": level, "signals": dict(signals), "source": made.source}
             paused = MAX_PAUSE_SECONDS - left if active else 0.0
-            event_id = _publish(connection, about, active=made.active, paused_seconds=paused)
+            if made.active:
+                event_id = publish(connection, _ACTIVATED, about | {"longest_seconds": MAX_PAUSE_SECONDS})
+            else:
+                event_id = publish(connection, _RELEASED, about | {"paused_seconds": round(paused, 3)})
             values |= _transition(made, moment)
         values["signals"] = {**signals, _EVENT: event_id}
         connection.execute(sa.update(backpressure).where(backpressure.c.owner == owner).values(values))
@@ -110,7 +115,7 @@ def release(store: StateStore, owner: str, source: str = "manual", reason: str =
             return False
         signals = {name: value for name, value in row.signals.items() if name != _EVENT}
         about = {"owner": owner, "pressure": row.pressure, "signals": signals, "source": source, "reason": reason}
-        _publish(connection, about, active=False, paused_seconds=MAX_PAUSE_SECONDS - left)
+        publish(connection, _RELEASED, about | {"paused_seconds": round(MAX_PAUSE_SECONDS - left, 3)})
         values = _transition(Turn(active=False, source=source, left_seconds=REST_SECONDS), moment)
         connection.execute(sa.update(backpressure).where(backpressure.c.owner == owner).values(values))
         return True
@@ -178,16 +183,11 @@ def _row(connection: sa.Connection, owner: str) -> Any:  # noqa: ANN401 - a row 
 def _released_by(connection: sa.Connection, row: sa.Row[Any]) -> Any:  # noqa: ANN401 - a row of SQLAlchemy
     """Give the event by which somebody released what this row holds; None when nobody did."""
     newer = events.c.id > int(row.signals.get(_EVENT, 0))
-    chosen = newer & (events.c.type == DataEventType.BACKPRESSURE_RELEASED.value)
+    chosen = newer & (events.c.type == _RELEASED)
     for event in connection.execute(sa.select(events).where(chosen).order_by(events.c.id)):
         if event.payload.get("owner") in {None, "", row.owner}:  # one that names nobody is for all
             return event
     return None
-
-
-def _publish(connection: sa.Connection, about: dict[str, Any], *, active: bool, paused_seconds: float) -> int:
-    kind = DataEventType.BACKPRESSURE_ACTIVATED if active else DataEventType.BACKPRESSURE_RELEASED
-    return publish(connection, kind.value, {**about, "paused_seconds": round(max(0.0, paused_seconds), 3)})
 
 
 def _transition(made: Turn, moment: ticks.Moment) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def test_a_strategy_is_active_while_its_lease_is_held_and_for_a_while_after_it_b
 
 
 def test_the_bus_is_not_running_where_its_table_cannot_be_written(cluster: Cluster, tmp_path: Path) -> None:
-    publish(cluster[2], "A", {})
-    assert event_router(cluster[2]).evidence.endswith("the last event is 1, A")
+    publish(cluster[2], "CIRCUIT_CLOSED", {"node": "vast-1", "transport": "rsync"})
+    assert event_router(cluster[2]).evidence.endswith("the last event is 1, CIRCUIT_CLOSED")
     cluster[2].close()
     copy = tmp_path / "copy.db"
     shutil.copy(tmp_path / "state.db", copy)
