@@ -18,9 +18,10 @@ from ringrift_sync_dagster.errors import StateError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.inventory import Inventory
 from ringrift_sync_dagster.settings.settings import Settings
-from ringrift_sync_dagster.state.leases import lease_rows
-from ringrift_sync_dagster.state.schema import events, marks
+from ringrift_sync_dagster.state import marks
+from ringrift_sync_dagster.state.schema import events
 from ringrift_sync_dagster.state.store import StateStore
+from ringrift_sync_dagster.sync.loop import strategy_lease, who_acts
 from ringrift_sync_dagster.sync.runtime import owner_of
 
 ASK_SECONDS: Final = 1.0
@@ -89,27 +90,20 @@ def event_router(store: StateStore) -> Daemon:
 
 
 def _loop(store: StateStore, kind: DaemonType, strategy: str, owner: str, interval: float) -> Daemon:
-    """Judge a strategy by its lease, or by the last time that it began."""
-    name = f"strategy:{strategy}:{owner}"
+    """Judge a strategy by who acts for it, or by the last time that it began."""
+    name = strategy_lease(strategy, owner)
     try:
-        holders = [row.process for row in lease_rows(store) if row.name == name and not row.free]
-        mark = _last_mark(store, strategy, owner)
+        holder, mark = who_acts(store, strategy, owner), marks.last(store, strategy, owner)
     except StateError as error:
         return Daemon(kind, DaemonState.UNKNOWN, None, str(error))
-    began_at = None if mark is None else float(mark.began_at)
-    if holders:
-        return Daemon(kind, DaemonState.ACTIVE, began_at, f"{holders[0]} holds {name}")
-    if began_at is None:
+    began_at = None if mark is None else mark.began_at
+    if holder:
+        return Daemon(kind, DaemonState.ACTIVE, began_at, f"{holder} holds {name}")
+    if mark is None:
         return Daemon(kind, DaemonState.STOPPED, None, f"nobody holds {name}, and it never began")
-    late = clock.wall() - began_at
+    late = clock.wall() - mark.began_at
     state = DaemonState.ACTIVE if late <= max(_LEAST_SECONDS, _LATE_MARKS * interval) else DaemonState.STOPPED
-    return Daemon(kind, state, began_at, f"nobody holds {name} now; it began last {late:.0f} s ago")
-
-
-def _last_mark(store: StateStore, strategy: str, owner: str) -> sa.Row[Any] | None:
-    mine = (marks.c.strategy == strategy) & marks.c.owner.in_(("", owner))
-    with store.read() as connection:
-        return connection.execute(sa.select(marks).where(mine).order_by(marks.c.id.desc()).limit(1)).one_or_none()
+    return Daemon(kind, state, began_at, f"nobody holds {name} now; {mark.holder} began last, {late:.0f} s ago")
 
 
 def _agent(settings: Settings, inventory: Inventory, owner: str) -> Daemon:

@@ -120,7 +120,7 @@ def test_status_shows_the_daemons_by_the_guides_names(run: Run) -> None:
     assert [one["type"] for one in found["daemons"]] == [kind.value for kind in DaemonType]
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("options", [[], pytest.param(["--json"], marks=pytest.mark.cluster)])
 def test_status_watch_in_a_pipe_repeats_whole_blocks_until_it_is_interrupted(home: Path, options: list[str]) -> None:
     command = [*PROGRAM, "status", "--watch", "0.5", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

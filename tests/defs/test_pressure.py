@@ -75,14 +75,19 @@ def test_the_sensor_itself_releases_when_the_load_is_gone(
     assert not is_active(state, OWNER)
 
 
-@pytest.mark.parametrize("broken", ["RINGRIFT_SYNC_HOSTS", "RINGRIFT_SYNC_STATE_URL", "RINGRIFT_SYNC_ROOT"])
 def test_what_cannot_be_read_changes_nothing_and_is_said(
-    instance: dg.DagsterInstance, owner: EmbeddedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no database")
-    value = f"sqlite:///{tmp_path}/file" if broken.endswith("URL") else str(tmp_path / "nowhere")
-    monkeypatch.setenv(broken, value)
-    assert tick(instance)[0].startswith("the load cannot be looked at, so nothing changes: ")
+    broken = {
+        "RINGRIFT_SYNC_HOSTS": str(tmp_path / "nowhere"),
+        "RINGRIFT_SYNC_STATE_URL": f"sqlite:///{tmp_path}/file",
+        "RINGRIFT_SYNC_ROOT": str(tmp_path / "nowhere"),
+    }
+    for name, value in broken.items():
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            assert tick(instance)[0].startswith("the load cannot be looked at, so nothing changes: "), name
 
 
 def test_a_run_that_holds_something_says_so_and_the_next_one_moves_it(

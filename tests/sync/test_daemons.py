@@ -17,9 +17,9 @@ from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.inventory import Inventory, load_inventory
 from ringrift_sync_dagster.settings.settings import Settings, load_settings
+from ringrift_sync_dagster.state import marks
 from ringrift_sync_dagster.state.events import publish
 from ringrift_sync_dagster.state.leases import hold
-from ringrift_sync_dagster.state.schema import marks
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.daemons import Daemon, daemons, event_router
 
@@ -47,9 +47,7 @@ def found(cluster: Cluster) -> dict[DaemonType, Daemon]:
 
 def mark(state: StateStore, strategy: str, ago: float) -> None:
     began = clock.wall() - ago
-    with state.begin() as connection:
-        row = {"strategy": strategy, "owner": "hub-1", "mark": began, "began_at": began}
-        connection.execute(sa.insert(marks).values(row))
+    marks.begin(state, marks.Mark(strategy, "hub-1", began, began, "daemon 4711"))
 
 
 def test_the_guides_name_is_importable_from_the_package() -> None:

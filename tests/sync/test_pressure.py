@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -192,16 +191,3 @@ def test_every_signal_is_measured(field_: Field) -> None:
     assert (quiet["queue"], quiet["transfers"], busy["queue"], busy["transfers"]) == (0, 0, 1, 1)
     assert 0 < busy["memory"] < 100
     assert 0 < busy["disk"] < 100
-
-
-def test_the_gauge_of_a_process_sees_a_release_by_another_one_within_a_second(field_: Field, tmp_path: Path) -> None:
-    overload(field_.settings)
-    with Runtime.open(field_.settings) as runtime:
-        gauge = runtime.bandwidth.pressure
-        assert gauge is not None
-        assert gauge.is_active()
-        release(field_.settings)
-        limit = time.monotonic() + 3.0
-        while gauge.is_active() and time.monotonic() < limit:
-            time.sleep(0.05)
-        assert not gauge.is_active()
