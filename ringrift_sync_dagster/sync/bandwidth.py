@@ -154,6 +154,20 @@ class BandwidthManager:
             return False
         return may_be_held(self.host_priority(host) or priority, last_copy=last_copy, trigger=trigger)
 
+    def wait_while_held(self, priority: TransferPriority, *, cancel: threading.Event | None = None) -> float:
+        """Wait while backpressure holds work of the owner alone, such as an archive's; give the seconds waited.
+
+        Args:
+            priority: How important the work is.
+            cancel: Ends the waiting; without it the longest pause does.
+
+        """
+        started, ended = monotonic(), cancel or threading.Event()
+        while self.pressure is not None and may_be_held(priority, last_copy=False) and self.pressure.is_active():
+            if ended.wait(_LOOK_SECONDS):
+                break
+        return monotonic() - started
+
     @property
     def disk_limits(self) -> DiskLimits:
         """What the inventory allows on a disk."""

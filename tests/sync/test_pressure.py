@@ -145,6 +145,16 @@ def test_a_push_waits_without_a_row_and_goes_on_when_anybody_releases(field_: Fi
         assert 0 <= waiting.result() - released < 3.0
 
 
+def test_work_of_the_owner_alone_waits_too(field_: Field) -> None:
+    overload(field_.settings)
+    with Runtime.open(field_.settings) as runtime, ThreadPoolExecutor(1) as pool:
+        assert runtime.bandwidth.wait_while_held(HIGH) < 0.2
+        waiting = pool.submit(runtime.bandwidth.wait_while_held, TransferPriority.BACKGROUND)
+        time.sleep(0.3)
+        release(field_.settings)
+        assert 0.2 < waiting.result() < 4.0
+
+
 def test_fetches_high_priorities_and_rescues_never_wait(field_: Field) -> None:
     overload(field_.settings)
     with Runtime.open(field_.settings) as runtime:
