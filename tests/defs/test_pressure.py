@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,12 @@ def test_a_run_that_holds_something_says_so_and_the_next_one_moves_it(
     overload(load_settings())
     held = run(instance, "hybrid_sync")
     assert held.success
-    assert "elo: 24 partitions are held by backpressure and move later" in messages(instance, held)
+    (line,) = [line for line in messages(instance, held).splitlines() if line.startswith("elo: ")]
+    assert re.fullmatch(r"elo: \d+ partitions are held by backpressure and move later", line)
     (record,) = instance.fetch_observations(dg.AssetKey("elo"), limit=1).records
     assert record.asset_observation is not None
     metadata = record.asset_observation.metadata
-    assert metadata["held"].value == 24
+    assert f"elo: {metadata['held'].value} partitions" in line
 
     publish(state, DataEventType.BACKPRESSURE_RELEASED.value, {"source": "manual"})
     assert run(instance, "hybrid_sync").success
