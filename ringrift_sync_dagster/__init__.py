@@ -19,6 +19,7 @@ _MODULES: dict[str, str] = {
     "CircuitBreakerConfig": "core.breaker",
     "CircuitState": "core.breaker",
     "DataEventType": "core.events",
+    "DaemonType": "core.daemons",
     "Inventory": "settings.inventory",
     "Settings": "settings.settings",
     "SyncRouter": "sync.router",
@@ -34,6 +35,7 @@ _MODULES: dict[str, str] = {
     "get_sync_router": "sync.shared",
     "load_inventory": "settings.inventory",
     "load_settings": "settings.settings",
+    "wait_until_released": "sync.shared",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "BatchRsync",
     "CircuitBreakerConfig",
     "CircuitState",
+    "DaemonType",
     "DataEventType",
     "Inventory",
     "Settings",
@@ -60,6 +63,7 @@ __all__ = [
     "get_sync_router",
     "load_inventory",
     "load_settings",
+    "wait_until_released",
 ]
 
 

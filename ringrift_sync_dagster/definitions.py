@@ -11,6 +11,7 @@ from ringrift_sync_dagster.defs.assets import cluster_data
 from ringrift_sync_dagster.defs.ephemeral import ephemeral_schedule, ephemeral_sync, loop_guard_sensor
 from ringrift_sync_dagster.defs.jobs import asset_jobs, collect_games_job, move_data_job
 from ringrift_sync_dagster.defs.orphans import orphan_games_sensor, run_failure_sensor
+from ringrift_sync_dagster.defs.pressure import backpressure_sensor
 from ringrift_sync_dagster.defs.reports import report_job, verify_job
 from ringrift_sync_dagster.defs.resources import (
     BandwidthResource,
@@ -47,7 +48,14 @@ defs: Final = dg.Definitions(
         report_job,
     ],
     schedules=[hybrid_schedule, ephemeral_schedule],
-    sensors=[inventory_sensor, model_promotion_sensor, orphan_games_sensor, loop_guard_sensor, run_failure_sensor],
+    sensors=[
+        inventory_sensor,
+        model_promotion_sensor,
+        orphan_games_sensor,
+        loop_guard_sensor,
+        run_failure_sensor,
+        backpressure_sensor,
+    ],
     # Each may be set in the launchpad by itself, and the one that opens everything sees what was set.
     resources={
         "bandwidth": _bandwidth,

@@ -21,6 +21,7 @@ SyncError
     TransferCancelledError ours    we stopped it ourselves
     TransferUnderWayError  ours    another process of ours transfers this very artifact now; wait for it
     AdmissionRefusedError  ours    a disk or the memory would pass its limit; nothing was moved
+    BackpressureError      ours    held while the owner is overloaded; it moves once that is over
   InvalidFileError         stop    a file is no whole npz or model; nothing that is published changed
   PackRefusedError         stop    this artifact is set aside, and nothing of it was merged; other artifacts go on
   LeaseHeldError           ours    another process does this work now
@@ -254,6 +255,10 @@ class AdmissionRefusedError(TransferError):
     """A disk or the memory would pass its limit with this transfer; nothing was moved. The node is healthy."""
 
     next_step: ClassVar[NextStep] = NextStep.OURS
+
+
+class BackpressureError(AdmissionRefusedError):
+    """The owner is overloaded, and this can wait: nothing was moved, and it moves once that is over."""
 
 
 class PackRefusedError(SyncError):

@@ -46,6 +46,7 @@ EXPECTED = {
             "ArtifactGoneError",
             "SourceChangedError",
             "AdmissionRefusedError",
+            "BackpressureError",
             "TransferUnderWayError",
             "LocalDiskError",
             "TransferCancelledError",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
+from ringrift_sync_dagster.cli.names import node_names
 from ringrift_sync_dagster.cli.output import ago, show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
 from ringrift_sync_dagster.cli.sync import ConfigName
@@ -17,7 +18,7 @@ from ringrift_sync_dagster.node.patterns import DATA_TYPES
 @click.command(context_settings=CONTEXT)
 @click.argument("config", type=ConfigName())
 @click.option("--type", "data_type", type=click.Choice(DATA_TYPES), help="Only this data type.")
-@click.option("--node", metavar="NAME", help="Only what this node has.")
+@click.option("--node", shell_complete=node_names, metavar="NAME", help="Only what this node has.")
 @click.option("--hash", "digest", metavar="SHA256", help="Only this content; its first digits are enough.")
 @verb("hosts", "state-url")
 def where(session: Session, config: str, data_type: str | None, node: str | None, digest: str | None) -> int:
@@ -49,7 +50,7 @@ def where(session: Session, config: str, data_type: str | None, node: str | None
 
 
 @click.command(context_settings=CONTEXT)
-@click.argument("node")
+@click.argument("node", shell_complete=node_names)
 @click.option("--all", "asked", is_flag=True, help="As if the node had been named with --to: it is brought everything.")
 @verb("hosts", "home", "root", "state-url")
 def diff(session: Session, node: str, asked: bool) -> int:  # noqa: FBT001 - a flag
@@ -80,7 +81,14 @@ def diff(session: Session, node: str, asked: bool) -> int:  # noqa: FBT001 - a f
 @click.option("--deep", is_flag=True, help="Hash every file again, on nodes too, and read databases to the end.")
 @click.option("--no-repair", is_flag=True, help="Only look.")
 @click.option("--config", "configs", multiple=True, type=ConfigName(), help="Only this config; may be repeated.")
-@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Of nodes only this one; may be repeated.")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    shell_complete=node_names,
+    metavar="NAME",
+    help="Of nodes only this one; may be repeated.",
+)
 @verb("hosts", "home", "root", "state-url")
 def verify(session: Session, deep: bool, no_repair: bool, configs: tuple[str, ...], nodes: tuple[str, ...]) -> int:  # noqa: FBT001 - flags
     """Look again at what was verified once, and repair from another verified copy what was lost or rotted."""
@@ -103,7 +111,9 @@ def verify(session: Session, deep: bool, no_repair: bool, configs: tuple[str, ..
 
 @click.command(context_settings=CONTEXT)
 @click.option("--config", "configs", multiple=True, type=ConfigName(), help="Only this config; may be repeated.")
-@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node; may be repeated.")
+@click.option(
+    "--node", "nodes", multiple=True, shell_complete=node_names, metavar="NAME", help="Only this node; may be repeated."
+)
 @verb("hosts", "home", "root", "state-url")
 def plan(session: Session, configs: tuple[str, ...], nodes: tuple[str, ...]) -> int:
     """Show what the next pass would move, in which order, about how many bytes and how long; move nothing."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
+from ringrift_sync_dagster.cli.names import node_names
 from ringrift_sync_dagster.cli.output import clean, show_json, show_table
 from ringrift_sync_dagster.cli.session import Session, verb
 
@@ -25,7 +26,7 @@ Examples:
 
 
 @click.command(context_settings=CONTEXT, epilog=EXAMPLES)
-@click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
+@click.argument("nodes", shell_complete=node_names, nargs=-1, required=True, metavar="NODE...")
 @click.option(
     "--remove", "is_removal", is_flag=True, help="Stop the agent and remove what deploy put there; data stays."
 )

@@ -16,6 +16,9 @@ from ringrift_sync_dagster import __version__
 from ringrift_sync_dagster.cli.lazy import LazyGroup, Verb
 
 EXIT_FAILED: Final = 1
+PROGRAM: Final = "ringrift-sync"
+COMPLETE_VARIABLE: Final = "_RINGRIFT_SYNC_COMPLETE"
+"""What a shell sets when it asks for completions; click's form for this program, however it was started."""
 
 VERBS: Final = {
     "sync": Verb("sync", "sync", "Move data between nodes and their owner now."),
@@ -29,11 +32,14 @@ VERBS: Final = {
     "report": Verb("reports", "report", "Show or write tables: throughput, games by day, lag, ratings."),
     "status": Verb("status", "status", "Show nodes, partitions, running transfers and what waits to be recorded."),
     "events": Verb("events", "events", "See what happened, as it happens, and publish an event."),
+    "backpressure": Verb("backpressure", "backpressure", "Show whether transfers are held, and let them go on."),
+    "doctor": Verb("doctor", "doctor", "Examine the coordinator and its nodes, with the fix for what is wrong."),
     "hosts": Verb("hosts", "hosts", "Look after the inventory (hosts/*.yaml)."),
     "token": Verb("tokens", "token", "Sign a token for a node."),
     "agent": Verb("agents", "agent", "Run a node's service in the foreground."),
     "deploy": Verb("deploy", "deploy", "Put the agent on nodes over SSH, upgrade it, or remove it."),
     "quarantine": Verb("quarantine", "quarantine", "See and take back what was set aside."),
+    "completion": Verb("completion", "completion", "Print the completion script of a shell."),
 }
 
 HELP: Final = """Move RingRift training data between the coordinator and its nodes.
@@ -43,14 +49,15 @@ Exit codes: 0 all went well          1 something failed, and is named
             2 wrong usage            3 the inventory or the settings are wrong
 """
 
-cli = LazyGroup("ringrift-sync", VERBS, HELP)
-click.version_option(__version__, "--version", prog_name="ringrift-sync", message="%(prog)s %(version)s")(cli)
+cli = LazyGroup(PROGRAM, VERBS, HELP)
+click.version_option(__version__, "--version", prog_name=PROGRAM, message="%(prog)s %(version)s")(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code; ``arguments`` are those of the process unless given."""
     try:
-        code = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+        given = None if arguments is None else list(arguments)
+        code = cli.main(given, prog_name=PROGRAM, complete_var=COMPLETE_VARIABLE, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -62,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(message: str) -> int:
-    click.echo(f"ringrift-sync: {message}", err=True)
+    click.echo(f"{PROGRAM}: {message}", err=True)
     return EXIT_FAILED
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from ringrift_sync_dagster.settings import clock
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -27,11 +31,27 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
         click.echo(f"{title}: {empty}")
         return
     if sys.stdout.isatty():
-        _rich_table(title, columns, rows)
+        from rich.console import Console
+
+        Console().print(rich_table(title, columns, rows))
     else:
         click.echo(f"{title}:")
         for line in aligned(columns, rows):
             click.echo(f"  {line}")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A table that is to be shown; see ``show_table``."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    empty: str = "none"
+
+    def show(self) -> None:
+        """Write it to stdout."""
+        show_table(self.title, self.columns, self.rows, empty=self.empty)
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -72,8 +92,8 @@ def clean(value: object) -> str:
     return "".join(character if character.isprintable() else " " for character in str(value))
 
 
-def _rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    from rich.console import Console
+def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Draw a table for a terminal."""
     from rich.table import Table
     from rich.text import Text
 
@@ -83,7 +103,7 @@ def _rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     for row in rows:
         # Text, not markup: what comes from a node may hold brackets.
         table.add_row(*(Text(_text(cell)) for cell in row))
-    Console().print(table)
+    return table
 
 
 def _is_number_column(rows: Sequence[Sequence[object]], number: int) -> bool:

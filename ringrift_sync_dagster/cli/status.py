@@ -1,21 +1,24 @@
-"""``status``: what the state database knows; nobody is asked, so it answers while nodes are down and a sync runs."""
+"""``status``: what the state database knows; no node is asked, so it answers while nodes are down and a sync runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
-from ringrift_sync_dagster.cli.output import ago, show_json, show_table, size
+from ringrift_sync_dagster.cli.output import Listing, ago, show_json, size
 from ringrift_sync_dagster.cli.session import Session, verb
 
 if TYPE_CHECKING:
+    from ringrift_sync_dagster.settings.inventory import Inventory
+    from ringrift_sync_dagster.settings.settings import Settings
     from ringrift_sync_dagster.state.nodes import NodeRow
     from ringrift_sync_dagster.state.store import StateStore
     from ringrift_sync_dagster.state.transfers import Transfer
+    from ringrift_sync_dagster.sync.daemons import Daemon
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +45,98 @@ class PartitionRow:
     pending: int
 
 
-@click.command(context_settings=CONTEXT)
-@verb("hosts", "home", "state-url")
-def status(session: Session) -> int:
-    """Show nodes, partitions, running transfers and what waits to be recorded in Dagster."""
-    from ringrift_sync_dagster.state.nodes import node_rows
-    from ringrift_sync_dagster.state.store import StateStore
-    from ringrift_sync_dagster.state.transfers import transfer_rows
+WATCH_SECONDS: Final = 5.0
+"""How often ``--watch`` looks where no number is given."""
 
-    with StateStore.open(session.settings().state_url) as state:
-        nodes, partitions = node_rows(state), partition_rows(state)
-        transfers = transfer_rows(state, running=True)
-        name = state.name
+EXAMPLES: Final = """\b
+Examples:
+  ringrift-sync status
+  ringrift-sync status --watch
+  ringrift-sync status --watch 30 >> status.log
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that one look shows.
+
+    Args:
+        state: The state database, as a person calls it.
+        daemons: The long-running parts.
+        pressure: Whether transfers are held, in a sentence.
+        nodes: What is known of each node.
+        partitions: What changed.
+        transfers: What runs or waits.
+
+    """
+
+    state: str
+    daemons: Sequence[Daemon]
+    pressure: str
+    nodes: Sequence[NodeRow]
+    partitions: Sequence[PartitionRow]
+    transfers: Sequence[Transfer]
+
+
+@click.command(context_settings=CONTEXT, epilog=EXAMPLES)
+@click.option(
+    "--watch", is_flag=False, flag_value=WATCH_SECONDS, type=click.FloatRange(0.5, 86400), metavar="[SECONDS]",
+    help=f"Look again every SECONDS ({WATCH_SECONDS:g}) until Ctrl-C; in a pipe block after block.",
+)  # fmt: skip
+@verb("hosts", "home", "state-url")
+def status(session: Session, watch: float | None) -> int:
+    """Show what runs, nodes, partitions, running transfers and what waits to be recorded in Dagster.
+
+    The daemons are those of the guide's `launch_daemons.py --status`. Of nodes nobody is asked. Ctrl-C ends --watch
+    with exit code 0.
+    """
+    from ringrift_sync_dagster.cli.watching import Picture
+    from ringrift_sync_dagster.cli.watching import watch as repeat
+    from ringrift_sync_dagster.settings.inventory import Inventory, load_inventory
+    from ringrift_sync_dagster.state.store import StateStore
+
+    settings = session.settings()
+    inventory = Inventory({}, {}, (), (), None)
+    if settings.hosts.exists():
+        inventory = load_inventory(settings.hosts, coordinator=settings.coordinator)
+
+    def picture() -> Picture:
+        found = look(settings, inventory, state)
+        return Picture(listings(found), last_lines(found), as_json(found))
+
+    with StateStore.open(settings.state_url) as state:
+        if watch is not None:
+            repeat(picture, watch, as_json=session.as_json)
+            return 0
+        found = picture()
     if session.as_json:
-        show_json(_json(name, nodes, partitions, transfers))
-    else:
-        _show(nodes, partitions, transfers)
+        show_json(found.value)
+        return 0
+    for part in found.listings:
+        part.show()
+    for line in found.lines:
+        click.echo(line)
     return 0
+
+
+def look(settings: Settings, inventory: Inventory, state: StateStore) -> Snapshot:
+    """Take one look.
+
+    Raises:
+        StateError: The state database cannot be read.
+
+    """
+    from ringrift_sync_dagster.state.backpressure import current
+    from ringrift_sync_dagster.state.nodes import node_rows
+    from ringrift_sync_dagster.state.transfers import transfer_rows
+    from ringrift_sync_dagster.sync.daemons import daemons
+    from ringrift_sync_dagster.sync.pressure import shown
+    from ringrift_sync_dagster.sync.runtime import owner_of
+
+    return Snapshot(
+        state.name, daemons(settings, inventory, state), shown(current(state, owner_of(settings, inventory))),
+        node_rows(state), partition_rows(state), transfer_rows(state, running=True),
+    )  # fmt: skip
 
 
 def partition_rows(state: StateStore) -> list[PartitionRow]:
@@ -100,57 +178,67 @@ def _partition(row: Any) -> PartitionRow:  # noqa: ANN401 - a row of SQLAlchemy
     )
 
 
-def _show(nodes: Sequence[NodeRow], partitions: Sequence[PartitionRow], transfers: Sequence[Transfer]) -> None:
-    show_table(
-        "nodes",
-        ("node", "status", "last seen", "via", "last error"),
-        [(node.name, node.status, ago(node.last_seen_at), node.transport, _error(node)) for node in nodes],
-        empty="none was ever asked; `ringrift-sync sync` asks those of the inventory",
-    )
-    show_table(
-        "partitions",
-        ("type", "partition", "new games", "canonical", "last change", "to record"),
-        [
-            (
-                row.data_type,
-                f"{row.config}|{row.node}",
-                row.games_new,
-                row.canonical_games,
-                ago(row.changed_at),
-                row.pending,
-            )
-            for row in partitions
-        ],
-        empty="nothing has changed yet",
-    )
-    show_table(
-        "transfers",
-        ("artifact", "node", "direction", "via", "received", "of", "state", "started"),
-        [
-            (row.artifact[:12], row.node, row.direction, row.transport, size(row.received_bytes), size(row.size_bytes),
-             row.state.value, ago(row.started_at))
-            for row in transfers
-        ],
-        empty="none is running",
-    )  # fmt: skip
-    waiting = sum(row.pending for row in partitions)
-    if waiting:
-        click.echo(f"{waiting} changes wait to be recorded; the next Dagster run does it")
+def listings(found: Snapshot) -> list[Listing]:
+    """Give the tables of a look, in the order in which they are shown."""
+    return [
+        Listing(
+            "daemons",
+            ("daemon", "state", "since", "how that is known"),
+            [
+                (one.type.value, one.state.value, "-" if one.since_at is None else ago(one.since_at), one.evidence)
+                for one in found.daemons
+            ],
+        ),
+        Listing(
+            "nodes",
+            ("node", "status", "last seen", "via", "last error"),
+            [(node.name, node.status, ago(node.last_seen_at), node.transport, _error(node)) for node in found.nodes],
+            empty="none was ever asked; `ringrift-sync sync` asks those of the inventory",
+        ),
+        Listing(
+            "partitions",
+            ("type", "partition", "new games", "canonical", "last change", "to record"),
+            [
+                (row.data_type, f"{row.config}|{row.node}", row.games_new, row.canonical_games, ago(row.changed_at),
+                 row.pending)
+                for row in found.partitions
+            ],
+            empty="nothing has changed yet",
+        ),
+        Listing(
+            "transfers",
+            ("artifact", "node", "direction", "via", "received", "of", "state", "started"),
+            [
+                (row.artifact[:12], row.node, row.direction, row.transport, size(row.received_bytes),
+                 size(row.size_bytes), row.state.value, ago(row.started_at))
+                for row in found.transfers
+            ],
+            empty="none is running",
+        ),
+    ]  # fmt: skip
+
+
+def last_lines(found: Snapshot) -> list[str]:
+    """Give what stands below the tables."""
+    lines = [f"backpressure: {found.pressure}"]
+    waiting = sum(row.pending for row in found.partitions)
+    return [*lines, f"{waiting} changes wait to be recorded; the next Dagster run does it"] if waiting else lines
 
 
 def _error(node: NodeRow) -> str:
     return f"{ago(node.last_error_at)}: {node.last_error}" if node.last_error else ""
 
 
-def _json(
-    state: str, nodes: Sequence[NodeRow], partitions: Sequence[PartitionRow], transfers: Sequence[Transfer]
-) -> dict[str, object]:
+def as_json(found: Snapshot) -> dict[str, object]:
+    """Give a look as JSON values."""
     from dataclasses import asdict
 
     return {
-        "state": state,
-        "nodes": [asdict(node) for node in nodes],
-        "partitions": [asdict(row) for row in partitions],
-        "transfers": [asdict(row) for row in transfers],
-        "changes_to_record": sum(row.pending for row in partitions),
+        "state": found.state,
+        "daemons": [asdict(one) for one in found.daemons],
+        "backpressure": found.pressure,
+        "nodes": [asdict(node) for node in found.nodes],
+        "partitions": [asdict(row) for row in found.partitions],
+        "transfers": [asdict(row) for row in found.transfers],
+        "changes_to_record": sum(row.pending for row in found.partitions),
     }

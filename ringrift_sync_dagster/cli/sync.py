@@ -7,8 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
+from ringrift_sync_dagster.cli.names import node_names
 from ringrift_sync_dagster.cli.output import clean, show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
 from ringrift_sync_dagster.node.patterns import CONFIGS, DATA_TYPES, config_key
@@ -46,6 +48,10 @@ class ConfigName(click.ParamType[str]):
             self.fail(f"{value!r} is not a config; the configs are {', '.join(CONFIGS)}", param, ctx)
         return key
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's form
+        """Give the keys that begin so."""
+        return [CompletionItem(config) for config in CONFIGS if config.startswith(incomplete)]
+
 
 @click.command(context_settings=CONTEXT, epilog=EXAMPLES)
 @click.option(
@@ -59,10 +65,24 @@ class ConfigName(click.ParamType[str]):
     multiple=True,
     help="Only this config, such as hex8_2p; may be given again.",
 )
-@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node; may be given again.")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    shell_complete=node_names,
+    metavar="NAME",
+    help="Only this node; may be given again.",
+)
 @click.option("--up", "up", is_flag=True, help="Only bring data from nodes.")
 @click.option("--down", "down", is_flag=True, help="Only bring data to nodes.")
-@click.option("--to", "to", multiple=True, metavar="NAME", help="Bring this node everything, whatever it does.")
+@click.option(
+    "--to",
+    "to",
+    multiple=True,
+    shell_complete=node_names,
+    metavar="NAME",
+    help="Bring this node everything, whatever it does.",
+)
 @click.option("--recover", is_flag=True, help="Also collect what was brought to nodes, and their own canonical files.")
 @click.option("--force", is_flag=True, help="Also let a worse npz replace a better one.")
 @click.option("--transport", type=click.Choice(TRANSPORTS), help="Only this transport; by default each in order.")
@@ -87,7 +107,14 @@ def sync(session: Session, /, transport: str | None, **chosen: Any) -> int:  # n
 @click.command(context_settings=CONTEXT)
 @click.option("--type", "data_types", multiple=True, type=click.Choice(DATA_TYPES), help="Only this data type.")
 @click.option("--config", "configs", multiple=True, type=ConfigName(), help="Only this config; may be given again.")
-@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node; may be given again.")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    shell_complete=node_names,
+    metavar="NAME",
+    help="Only this node; may be given again.",
+)
 @click.option("--recover", is_flag=True, help="Also ask for what was once brought to nodes, after a loss here.")
 @click.option("--transport", type=click.Choice(TRANSPORTS), help="Only this transport; by default each in order.")
 @verb("hosts", "root", "state-url")
@@ -163,7 +190,7 @@ def failure_lines(failures: Sequence[Failure]) -> list[str]:
 
 
 def _row(outcome: Outcome) -> tuple[object, ...]:
-    result = "failed" if outcome.failure is not None else "changed" if outcome.changed else "unchanged"
+    result = _result(outcome)
     return (
         outcome.partition.key, result, outcome.games_new, outcome.games_same,
         outcome.revised + outcome.renamed + outcome.annotated, len(outcome.set_aside), outcome.waiting,
@@ -171,9 +198,15 @@ def _row(outcome: Outcome) -> tuple[object, ...]:
     )  # fmt: skip
 
 
+def _result(outcome: Outcome) -> str:
+    if outcome.failure is not None:
+        return "failed"
+    return "changed" if outcome.changed else "held" if outcome.held else "unchanged"
+
+
 def _counted_row(outcome: Outcome) -> tuple[object, ...]:
     """A row of a data type whose numbers have names: only those that are not 0 are told."""
-    result = "failed" if outcome.failure is not None else "changed" if outcome.changed else "unchanged"
+    result = _result(outcome)
     what = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in outcome.counts.items() if count)
     return (
         outcome.partition.key, result, what, len(outcome.set_aside), size(outcome.bytes_moved), outcome.seconds,
@@ -187,6 +220,7 @@ def _json(data_type: str, report: CollectReport) -> dict[str, object]:
     return {
         "ok": not report.failures,
         "type": data_type,
+        "held": report.held,
         "seconds": report.seconds,
         "partitions": outcomes,
         "notes": notes,
@@ -199,6 +233,7 @@ def _outcome_json(outcome: Outcome) -> dict[str, object]:
         "config": outcome.partition.config,
         "node": outcome.partition.node,
         "changed": outcome.changed,
+        "held": outcome.held,
         "games_new": outcome.games_new,
         "games_same": outcome.games_same,
         "revised": outcome.revised,

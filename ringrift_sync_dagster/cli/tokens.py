@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
+from ringrift_sync_dagster.cli.names import node_names
 from ringrift_sync_dagster.cli.output import show_json
 from ringrift_sync_dagster.cli.session import Session, verb
 
@@ -18,7 +19,7 @@ SCOPES = ("node", "relay", "coordinator")
 
 
 @click.command(context_settings=CONTEXT)
-@click.argument("node")
+@click.argument("node", shell_complete=node_names)
 @click.option(
     "--scope",
     "scopes",

@@ -41,6 +41,8 @@ def move_and_record(context: Context, runtime: Runtime, request: Request) -> tup
     reports = {data_type: _with_gone(data_type, report, request.configs, gone) for data_type, report in moved.items()}
     recorded = record_materializations(context, runtime.state)
     for data_type, report in reports.items():
+        if report.held:
+            context.log.warning("%s: %d partitions are held by backpressure and move later", data_type, report.held)
         record_looks(context, data_type, report)
         answer_backfill(context, data_type, report, recorded)
     return recorded, list(reports.values())

@@ -95,8 +95,9 @@ def record_looks(context: Context, data_type: DataType, report: CollectReport) -
         dg.TableRecord({"node": n.node, "path": n.path, "code": n.code, "message": n.message}) for n in report.notes
     ]
     metadata: dict[str, dg.MetadataValue] = {
-        "unchanged": dg.MetadataValue.int(sum(outcome.failure is None for outcome in unchanged)),
+        "unchanged": dg.MetadataValue.int(sum(one.failure is None and not one.held for one in unchanged)),
         "failed": dg.MetadataValue.int(len(report.failures)),
+        "held": dg.MetadataValue.int(report.held),
     }
     if rows:
         metadata["partitions"] = dg.MetadataValue.table(rows[:TABLE_ROWS])
@@ -114,7 +115,11 @@ def answer_backfill(context: Context, data_type: DataType, report: CollectReport
     if BACKFILL_TAG not in context.run.tags:
         return
     written = recorded.partitions.get(data_type, frozenset())
-    complete = [outcome for outcome in report.outcomes if outcome.failure is None and outcome.partition not in written]
+    complete = [
+        outcome
+        for outcome in report.outcomes
+        if outcome.failure is None and not outcome.held and outcome.partition not in written
+    ]
     log_materializations(context, [_answer(data_type, outcome) for outcome in complete])
 
 
@@ -125,4 +130,6 @@ def _answer(data_type: DataType, outcome: Outcome) -> dg.AssetMaterialization:
 
 
 def _words(outcome: Outcome) -> str:
-    return "unchanged" if outcome.failure is None else f"failed: {outcome.failure}"
+    if outcome.failure is not None:
+        return f"failed: {outcome.failure}"
+    return "held by backpressure" if outcome.held else "unchanged"

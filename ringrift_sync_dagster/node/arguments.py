@@ -29,6 +29,7 @@ _STATES = _Argument((dict,), required=True)
 _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
     "scan": {},
     "disk": {},
+    "facts": {},
     "hash": {"path": _PATH},
     "list": {"path": _PATH, "config": _CONFIG, "after": _Argument((dict,)), "limit": _SEVERAL},
     "pack": {

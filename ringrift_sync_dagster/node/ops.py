@@ -79,6 +79,13 @@ def _disk(context: Context, arguments: Arguments) -> Result:
     return {name: blocks * found.f_frsize for name, blocks in sizes.items()}
 
 
+def _facts(context: Context, arguments: Arguments) -> Result:
+    from . import facts  # noqa: PLC0415 - as above
+
+    checked("facts", arguments)
+    return facts.facts(context.roots, context.scratch, context.now)
+
+
 def _manifest(context: Context, arguments: Arguments) -> Result:
     from . import manifest  # noqa: PLC0415 - as above
 
@@ -325,6 +332,7 @@ def _translated(op: Callable[[Context, Arguments], Result]) -> Callable[[Context
 OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "scan": _translated(_scan),
     "disk": _translated(_disk),
+    "facts": _translated(_facts),
     "pack": _translated(_pack),
     "list": _translated(_list),
     "hash": _translated(_hash),
@@ -343,7 +351,7 @@ OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "published": _translated(_published),
     **{name: _translated(_ordered(name)) for name in ORDERS},
 }
-REMOTE = ("applied", "apply", "disk", "hash", "keys", "list", "pack", "publish", "published", "rows", "scan")
+REMOTE = ("applied", "apply", "disk", "facts", "hash", "keys", "list", "pack", "publish", "published", "rows", "scan")
 """What is run for others; the rest writes, reads without a limit, or is how SSH does what an agent does by HTTP."""
 
 

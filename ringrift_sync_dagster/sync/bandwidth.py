@@ -18,8 +18,15 @@ from typing import Final
 
 from ringrift_sync_dagster.core.bandwidth import BYTES_PER_MB, TransferPriority, host_limit
 from ringrift_sync_dagster.core.escalation import SKIPPED, Attempt
+from ringrift_sync_dagster.core.pressure import may_be_held
 from ringrift_sync_dagster.core.room import DiskLimits, disk_refusal, memory_refusal
-from ringrift_sync_dagster.errors import AdmissionRefusedError, StateError, SyncError, TransferCancelledError
+from ringrift_sync_dagster.errors import (
+    AdmissionRefusedError,
+    BackpressureError,
+    StateError,
+    SyncError,
+    TransferCancelledError,
+)
 from ringrift_sync_dagster.settings.clock import Deadline, monotonic
 from ringrift_sync_dagster.settings.inventory import Inventory
 from ringrift_sync_dagster.settings.settings import Settings
@@ -29,6 +36,7 @@ from ringrift_sync_dagster.state.admission import TransferRequest
 from ringrift_sync_dagster.state.liveness import HEARTBEAT_SECONDS
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage import room
+from ringrift_sync_dagster.sync.pressure import PressureGauge
 from ringrift_sync_dagster.transports.base import Fetched, Pushed
 from ringrift_sync_dagster.transports.pacing import BucketPacer
 
@@ -87,11 +95,15 @@ class BandwidthManager:
         settings: ``bandwidth_limit`` for hosts with no other, and ``max_concurrent_syncs``.
         inventory: The hosts and their own limits.
         state: What all processes share.
+        pressure: Says when transfers that can wait are held; None: never.
 
     """
 
-    def __init__(self, settings: Settings, inventory: Inventory, state: StateStore) -> None:
+    def __init__(
+        self, settings: Settings, inventory: Inventory, state: StateStore, pressure: PressureGauge | None = None
+    ) -> None:
         self._settings, self._inventory, self._state = settings, inventory, state
+        self.pressure = pressure
         self._running: dict[int, RunningTransfer] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -123,6 +135,39 @@ class BandwidthManager:
         """Give the priority that was set for a host; None when none is."""
         return priorities.host_priority(self._state, host)
 
+    def look(self) -> None:
+        """See how loaded the coordinator is, where the last look of this process is 10 s old."""
+        if self.pressure is not None:
+            self.pressure.current()
+
+    def holds(self, host: str, priority: TransferPriority, *, last_copy: bool, trigger: str = "") -> bool:
+        """Say whether backpressure holds a transfer with a host now.
+
+        Args:
+            host: The host; its own priority, where one is set, replaces ``priority``.
+            priority: How important the transfer is by itself.
+            last_copy: True: what moves may be on no other host that lasts.
+            trigger: What started it.
+
+        """
+        if self.pressure is None or last_copy or not self.pressure.is_active():
+            return False
+        return may_be_held(self.host_priority(host) or priority, last_copy=last_copy, trigger=trigger)
+
+    def wait_while_held(self, priority: TransferPriority, *, cancel: threading.Event | None = None) -> float:
+        """Wait while backpressure holds work of the owner alone, such as an archive's; give the seconds waited.
+
+        Args:
+            priority: How important the work is.
+            cancel: Ends the waiting; without it the longest pause does.
+
+        """
+        started, ended = monotonic(), cancel or threading.Event()
+        while self.pressure is not None and may_be_held(priority, last_copy=False) and self.pressure.is_active():
+            if ended.wait(_LOOK_SECONDS):
+                break
+        return monotonic() - started
+
     @property
     def disk_limits(self) -> DiskLimits:
         """What the inventory allows on a disk."""
@@ -139,8 +184,12 @@ class BandwidthManager:
         rescue: bool = False,
         cancel: threading.Event | None = None,
         turn_seconds: float | None = None,
+        leave_held: bool = False,
     ) -> Iterator[RunningTransfer]:
         """Wait for a turn, and hold it while the body runs; the row says how the body ended.
+
+        Under backpressure a push that is neither urgent nor of high priority waits for its end first. What is fetched
+        may be the only copy that there is, and is never held here.
 
         Args:
             wanted: What is to move. A host's own priority replaces its priority; what comes from an ephemeral node
@@ -149,22 +198,27 @@ class BandwidthManager:
             rescue: True: what moves has no other copy; only the physical room counts.
             cancel: Ends the waiting.
             turn_seconds: How long to wait for a turn; 1,800 s when None.
+            leave_held: True: what backpressure holds is left, and does not wait here.
 
         Raises:
             AdmissionRefusedError: The disk or the memory would pass its limit, or no turn came in time.
+            BackpressureError: It is held, and was to be left; or it still was when ``turn_seconds`` were over.
             TransferCancelledError: ``cancel`` was set while it waited.
             StateError: The state database cannot be used.
 
         """
         priority = self.host_priority(wanted.node)
         wanted = self._boosted(wanted if priority is None else replace(wanted, priority=priority))
+        turn = Deadline.after(TURN_SECONDS if turn_seconds is None else turn_seconds)
+        # Without a row: what waits here is no load, and must not keep the pressure up.
+        self._wait_while_held(wanted, cancel, Deadline.after(0) if leave_held else turn, rescue=rescue)
         transfer_id, admitted = admission.request_and_admit(self._state, wanted, max_running=self._most)
         pacer = BucketPacer(self._bytes_per_second(wanted.node)[0])
         running = RunningTransfer(transfer_id, pacer, cancel or threading.Event())
         try:
             self._check_room(wanted, transfer_id, disk, rescue=rescue)
             if not admitted:
-                self._wait_for_turn(wanted, transfer_id, cancel, TURN_SECONDS if turn_seconds is None else turn_seconds)
+                self._wait_for_turn(wanted, transfer_id, cancel, turn)
             self._join(running)
             yield running
         except BaseException as error:
@@ -214,14 +268,29 @@ class BandwidthManager:
             message = f"artifact {wanted.artifact[:12]} is not moved: {why}"
             raise AdmissionRefusedError(wanted.node, "", message)
 
-    def _wait_for_turn(
-        self, wanted: TransferRequest, transfer_id: int, cancel: threading.Event | None, seconds: float
+    def _wait_while_held(
+        self, wanted: TransferRequest, cancel: threading.Event | None, deadline: Deadline, *, rescue: bool
     ) -> None:
-        deadline, pause = Deadline.after(seconds), _FIRST_LOOK_SECONDS
+        last_copy = rescue or wanted.direction == "fetch"
+        while self.holds(wanted.node, wanted.priority, last_copy=last_copy, trigger=wanted.trigger):
+            if deadline.expired:
+                message = (
+                    f"artifact {wanted.artifact[:12]} is held: the coordinator is under backpressure; it can move "
+                    "later, or end the pause with: ringrift-sync backpressure release"
+                )
+                raise BackpressureError(wanted.node, "", message)
+            if (cancel or threading.Event()).wait(deadline.at_most(_LOOK_SECONDS)):
+                message = f"artifact {wanted.artifact[:12]}: waiting was stopped because we were asked to"
+                raise TransferCancelledError(wanted.node, "", message)
+
+    def _wait_for_turn(
+        self, wanted: TransferRequest, transfer_id: int, cancel: threading.Event | None, deadline: Deadline
+    ) -> None:
+        pause = _FIRST_LOOK_SECONDS
         while not admission.try_admit(self._state, transfer_id, max_running=self._most):
             if deadline.expired:
                 message = (
-                    f"artifact {wanted.artifact[:12]}: no turn came within {seconds:.0f} s: {self._most} "
+                    f"artifact {wanted.artifact[:12]}: no turn came within {deadline.seconds:.0f} s: {self._most} "
                     "transfers run at a time over all processes; raise max_concurrent_syncs"
                 )
                 raise AdmissionRefusedError(wanted.node, "", message)

@@ -251,7 +251,7 @@ class Distribution:
         pulled = Pulled(None, "", ())
         with (
             contextlib.suppress(_NotServedError),
-            runtime.bandwidth.transfer(wanted) as transfer,
+            runtime.bandwidth.transfer(wanted, leave_held=True) as transfer,
             runtime.ladder.agent_of(work.node) as agent,
         ):
             check_room(runtime, disk, artifact, partition, transfer.id)

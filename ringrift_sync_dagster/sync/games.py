@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,6 +90,10 @@ class GamesMover:
     def up(self, work: Work, files: Sequence[NodeFile]) -> Errors:
         """Collect the databases one after the other; an error that concerns the whole node ends the partition."""
         errors: Errors = []
+        evaluation = [file for file in files if file.kind == "eval"]
+        if evaluation and work.is_held(DataType.GAMES, up=True, evaluation=True):
+            work.outcome = replace(work.outcome, held=True)
+            files = [file for file in files if file.kind != "eval"]
         for file in files:
             error = collect_source(SourceCollector(work, file))
             if error is not None:

@@ -14,9 +14,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeAlias
 
+from ringrift_sync_dagster.core.bandwidth import Direction, data_type_priority
 from ringrift_sync_dagster.core.fairness import Turns
 from ringrift_sync_dagster.core.model import DataType, Partition
-from ringrift_sync_dagster.errors import SyncError, storable
+from ringrift_sync_dagster.core.pressure import may_be_last_copy
+from ringrift_sync_dagster.errors import BackpressureError, SyncError, storable
 from ringrift_sync_dagster.intake.games import collecting
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.nodes import Node
@@ -107,6 +109,15 @@ class Work:
         """
         return self.transport.call(op, arguments, deadline=clock.Deadline.after(seconds))
 
+    def is_held(self, data_type: DataType, *, up: bool, evaluation: bool = False) -> bool:
+        """Say whether backpressure holds such data of this node now; after a loss nothing is held."""
+        way: Direction = "up" if up else "down"
+        # Whatever a pass brings down as npz and models is what was published.
+        priority = data_type_priority(data_type, way, promoted=not up, archive=evaluation)
+        last = may_be_last_copy(data_type, way, ephemeral=self.node.is_ephemeral, evaluation=evaluation)
+        last_copy = last or self.order.recover
+        return self.runtime.bandwidth.holds(self.node.name, priority, last_copy=last_copy, trigger=self.order.trigger)
+
 
 class Mover(Protocol):
     """How one data type moves; one object serves one pass, from several threads.
@@ -176,6 +187,7 @@ class Pass:
 
     def run(self) -> tuple[list[Outcome], list[tuple[DataType, Note]]]:
         """Do the pass; give an outcome for each data type and partition of the order, and the notes by data type."""
+        self._runtime.bandwidth.look()
         try:
             for data_type, mover in self._movers.items():
                 self._once(data_type, mover.begin)
@@ -184,7 +196,19 @@ class Pass:
         finally:
             for transport in self._transports.values():
                 transport.close()
+        self._tell_held()
         return [self._outcomes[key] for key in sorted(self._outcomes)], list(dict.fromkeys(self._notes))
+
+    def _tell_held(self) -> None:
+        """Note for each data type how many partitions wait, and until when."""
+        for data_type in self._movers:
+            held = sum(outcome.held for (about, _), outcome in self._outcomes.items() if about is data_type)
+            if held:
+                words = (
+                    f"{held} partitions wait until backpressure is over, and then move by themselves; "
+                    "`ringrift-sync backpressure` says why and how long"
+                )
+                self._notes.append((data_type, Note(self._runtime.intake.owner, "", "held", words)))
 
     def _once(self, data_type: DataType, work: Callable[[Order], Errors]) -> None:
         """Do a data type's share that concerns no single node."""
@@ -309,6 +333,8 @@ class Pass:
         )  # fmt: skip
         files = self._surveys[partition.node].of(data_type, partition.config)
         move: Callable[[Work, Sequence[NodeFile]], Errors] = mover.up if up else mover.down
+        if work.is_held(data_type, up=up):
+            return replace(before, held=True)
         expected = self._forecaster.expect(item, work.node, self._known)
         try:
             with hold(self._runtime.state, lease_name(data_type, partition, up=up), wait_seconds=LEASE_WAIT_SECONDS):
@@ -316,13 +342,17 @@ class Pass:
         except Exception as raised:  # noqa: BLE001 - as above
             errors = [("", ours(raised, partition.node))]
         self._notes += [(data_type, note) for note in work.notes]
+        held = any(isinstance(error, BackpressureError) for _, error in errors)
+        errors = [(path, error) for path, error in errors if not isinstance(error, BackpressureError)]
         failure = failure_of(partition, errors) if errors else None
         if failure is not None and before.failure is not None:
             failure = replace(before.failure, message=f"{before.failure.message}; {failure.message}")
         took = clock.monotonic() - started
         self._forecaster.came(expected, size_bytes=work.outcome.bytes_moved - before.bytes_moved, seconds=took)
-        seconds = before.seconds + took
-        outcome = replace(work.outcome, seconds=seconds, failure=failure or before.failure)
+        outcome = replace(
+            work.outcome, seconds=before.seconds + took, failure=failure or before.failure,
+            held=held or work.outcome.held,
+        )  # fmt: skip
         _log(outcome)
         return outcome
 

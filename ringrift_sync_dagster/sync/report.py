@@ -71,6 +71,7 @@ class Outcome:
         failure: Why it is not complete; None when it is.
         changed: True when the canonical store, the quarantine or the node changed.
         counts: What else was counted, by the names that changes carry: ``matches_new``, ``brought`` and so on.
+        held: True when something of it was left to a later pass, because the owner is under backpressure.
 
     """
 
@@ -91,6 +92,7 @@ class Outcome:
     failure: Failure | None = None
     changed: bool = False
     counts: Mapping[str, int] = field(default_factory=dict)
+    held: bool = False
 
     def counted(
         self, counts: Mapping[str, int], *, bytes_moved: int = 0, transport: str = "", changed: bool = True
@@ -145,6 +147,11 @@ class CollectReport:
     def failures(self) -> tuple[Failure, ...]:
         """Why partitions are not complete."""
         return tuple(outcome.failure for outcome in self.outcomes if outcome.failure is not None)
+
+    @property
+    def held(self) -> int:
+        """How many partitions were left to a later pass, because the owner is under backpressure."""
+        return sum(outcome.held for outcome in self.outcomes)
 
     def raise_if_failed(self) -> None:
         """Return when every partition is complete.

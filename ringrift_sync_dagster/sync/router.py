@@ -14,7 +14,7 @@ from ringrift_sync_dagster.core.breaker import CircuitState
 from ringrift_sync_dagster.core.escalation import LADDER, Rung
 from ringrift_sync_dagster.errors import RungUnusableError, UnreachableError
 from ringrift_sync_dagster.settings.clock import Deadline
-from ringrift_sync_dagster.state import breakers
+from ringrift_sync_dagster.state import backpressure, breakers
 from ringrift_sync_dagster.state.nodes import node_row
 from ringrift_sync_dagster.sync.runtime import Runtime
 
@@ -91,6 +91,15 @@ class SyncRouter:
         return NodeStatus(
             node, circuit, MappingProxyType(rungs), row.status, row.transport, row.last_seen_at, row.last_error
         )
+
+    def is_under_backpressure(self) -> bool:
+        """Say whether transfers that can wait are held now, because the coordinator is overloaded.
+
+        Raises:
+            StateError: The state database cannot be read.
+
+        """
+        return backpressure.is_active(self._runtime.state, self._runtime.intake.owner)
 
     def get_node_capabilities(self, node: str) -> NodeCapabilities:
         """Ask the node over each of its rungs; within 15 s for each.

@@ -23,6 +23,7 @@ from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage.layout import Layout
 from ringrift_sync_dagster.sync.bandwidth import BandwidthManager
 from ringrift_sync_dagster.sync.ladder import Ladder
+from ringrift_sync_dagster.sync.pressure import PressureGauge
 from ringrift_sync_dagster.transports.base import Transport
 
 OWNER = "coordinator"
@@ -80,9 +81,8 @@ class Runtime:
         layout.mkdirs()
         state = StateStore.open(settings.state_url)
         try:
-            coordinator = inventory.coordinator
-            owner = coordinator.name if coordinator else settings.coordinator or OWNER
-            bandwidth = BandwidthManager(settings, inventory, state)
+            owner = owner_of(settings, inventory)
+            bandwidth = BandwidthManager(settings, inventory, state, PressureGauge(state, owner, layout))
             ladder = Ladder(settings, inventory, state, owner, forced=transport, breakers=breakers)
             try:
                 games, rows = GamesIntake(owner, state, layout), RowsIntake(owner, state, layout)
@@ -116,6 +116,11 @@ class Runtime:
         return Problem(
             "argument", None, name, "node", f"there is no such node in {self.settings.hosts}; it knows {known}"
         )
+
+
+def owner_of(settings: Settings, inventory: Inventory) -> str:
+    """Name the owner that runs with these settings: the inventory's coordinator, where it has one."""
+    return inventory.coordinator.name if inventory.coordinator else settings.coordinator or OWNER
 
 
 def _renew_own_token(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from ringrift_sync_dagster.settings.settings import load_settings
+from ringrift_sync_dagster.state import backpressure
 from ringrift_sync_dagster.sync.bandwidth import BandwidthManager
 from ringrift_sync_dagster.sync.router import SyncRouter
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -48,6 +49,20 @@ def get_bandwidth_manager() -> BandwidthManager:
 def get_host_bandwidth_limit(host: str) -> float:
     """Give the limit of a host in MB/s (10**6 bytes per second), before priorities."""
     return get_bandwidth_manager().get_host_bandwidth_limit(host)
+
+
+def wait_until_released(timeout: float) -> bool:
+    """Wait while this coordinator holds transfers; False when the time is over and it still does.
+
+    Args:
+        timeout: Seconds to wait at most; a pause never lasts longer than 900.
+
+    Raises:
+        StateError: The state database cannot be read.
+
+    """
+    runtime = shared_runtime()
+    return backpressure.wait_until_released(runtime.state, runtime.intake.owner, timeout)
 
 
 def get_sync_router() -> SyncRouter:

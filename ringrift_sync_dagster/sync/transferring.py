@@ -93,12 +93,13 @@ def push(
 
     Raises:
         AdmissionRefusedError: The node's disk would pass the inventory's limits.
+        BackpressureError: It can wait, and the owner is overloaded.
         TransferError: What stopped it; what had arrived stays there for the next attempt.
 
     """
     wanted = _request(artifact, partition, trigger, "push", priority, disk=partition.node)
     disk = disk_of_node(transport)
-    with runtime.bandwidth.transfer(wanted) as transfer:
+    with runtime.bandwidth.transfer(wanted, leave_held=True) as transfer:
         check_room(runtime, disk, artifact, partition, transfer.id)
         pushed = transport.push(
             artifact, source, runtime.intake.owner, deadline=_deadline(rescue=False), progress=transfer.progress,

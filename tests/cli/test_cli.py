@@ -31,11 +31,14 @@ VERBS = [
     "report",
     "status",
     "events",
+    "backpressure",
+    "doctor",
     "hosts",
     "token",
     "agent",
     "deploy",
     "quarantine",
+    "completion",
 ]
 HEAVY = ("aiohttp", "dagster", "paramiko", "pydantic", "rich", "sqlalchemy", "yaml")
 

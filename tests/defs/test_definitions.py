@@ -53,6 +53,7 @@ NAMES = {
     "resources": ["bandwidth", "breakers", "sync", "transports"],
     "schedules": ["ephemeral_schedule", "hybrid_schedule"],
     "sensors": [
+        "backpressure_sensor",
         "inventory_sensor",
         "loop_guard_sensor",
         "model_promotion_sensor",
