@@ -32,6 +32,9 @@ TOGETHER = {
     "tests/sync/test_deploy_in_place.py": "deploy in place",
     "tests/transports/test_namespaces.py": "namespaces",  # one network of its own
     "tests/demo/test_cargo.py": "cargo",  # one cluster that was moved
+    "tests/demo/test_verdict.py": "verdict",  # one cluster that was collected from
+    "tests/sync/test_distribute.py": "distribute",  # one cluster of its own
+    "tests/cli/test_transport.py": "cli transport",  # one node with an sshd
 }
 
 Ask = Callable[..., dict[str, Any]]

@@ -58,6 +58,7 @@ def test_an_artifact_comes_from_another_agent_with_a_receipt(target: AgentProces
     assert arrived(target, artifact).read_bytes() == DATA
 
 
+@pytest.mark.cluster
 def test_what_is_there_already_is_not_fetched_again(target: AgentProcess, source: AgentProcess) -> None:
     artifact = source.place(DATA)
     pull(target, artifact, told(source))
@@ -143,6 +144,7 @@ def test_a_source_outside_the_trusted_networks_needs_a_pinned_certificate(target
     assert found["failures"][0]["error"] == "AuthenticationError"
 
 
+@pytest.mark.cluster
 def test_an_artifact_above_the_limit_is_not_begun(
     start_agent: StartAgent, source: AgentProcess, tmp_path: Path
 ) -> None:
@@ -151,6 +153,7 @@ def test_an_artifact_above_the_limit_is_not_begun(
     assert pull(target, source.place(DATA), told(source)).status_code == 413
 
 
+@pytest.mark.cluster
 def test_one_pull_too_many_is_answered_busy(start_agent: StartAgent, source: AgentProcess, tmp_path: Path) -> None:
     target = start_agent(node="target", root=tmp_path / "target", limits={"pulls": 1})
     first, second = source.place(DATA), source.place(DATA + b"2")

@@ -244,7 +244,7 @@ with Runtime.open(load_settings()) as runtime:
 """
 POINTS = [
     pytest.param("install.synced", marks=pytest.mark.cluster),
-    "install.renamed",
+    pytest.param("install.renamed", marks=pytest.mark.cluster),
     pytest.param("install.durable", marks=pytest.mark.cluster),
     pytest.param("collect.fetched", marks=pytest.mark.cluster),
     pytest.param("merge.inserted", marks=pytest.mark.cluster),
@@ -253,7 +253,7 @@ POINTS = [
     pytest.param("quarantine.data", marks=pytest.mark.cluster),
     pytest.param("intake.set_aside", marks=pytest.mark.cluster),
     pytest.param("intake.before_receipt", marks=pytest.mark.cluster),
-    "intake.receipt",
+    pytest.param("intake.receipt", marks=pytest.mark.cluster),
     pytest.param("changes.copied", marks=pytest.mark.cluster),
     pytest.param("intake.delivered", marks=pytest.mark.cluster),
     pytest.param("intake.removed", marks=pytest.mark.cluster),
