@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -258,8 +260,9 @@ def test_a_probe_says_over_which_rung_the_node_answers_or_why_none_does(host: Ho
 def test_a_node_that_answers_and_has_nothing_that_could_serve_is_not_called_down(bare: Host, tmp_path: Path) -> None:
     bare.sshd.start()
     (bare.sshd.folder / "bin" / "base64").unlink()
-    with pytest.raises(RungUnusableError, match="base64") as caught:
+    with pytest.raises(TransferError, match="base64 is missing") as caught:
         bare.ladder().fetch(bare.place(made(1000)), tmp_path / "got", deadline=Deadline(60))
+    assert not isinstance(caught.value, NodeDownError)
     assert tried(caught.value)[0] == ("p2p_http", "UnreachableError")
 
 
@@ -285,6 +288,17 @@ def test_a_connection_that_broke_is_tried_again_after_a_pause_and_then_the_next_
     assert [rung for rung, error in tried(fetched) if error == "TransientError"] == ["p2p_http", "p2p_http"]
     assert fetched.transport == "rsync"
     assert monotonic() - started >= pause_seconds(1, 1.0)
+
+
+def test_an_agent_that_is_busy_for_a_moment_is_asked_again_before_it_is_given_up(host: Host) -> None:
+    node = host.with_agent()
+    os.kill(host.agent.pid, signal.SIGSTOP)
+    goes_on = threading.Timer(2.5, os.kill, (host.agent.pid, signal.SIGCONT))
+    goes_on.start()
+    found = host.ladder(node).probe(Deadline(6))  # a share of two seconds for each of three rungs
+    goes_on.join()
+    assert (found.reachable, found.transport) == (True, "p2p_http"), found.detail
+    assert state_of(host, Rung.P2P) is CircuitState.CLOSED
 
 
 def test_a_rung_that_hangs_leaves_the_later_ones_their_time(host: Host, tmp_path: Path) -> None:
