@@ -31,9 +31,12 @@ from tests.transports.bad_server import closed_port
 DATA = random.Random(1).randbytes(3_000_000)
 
 
-@pytest.fixture
-def agent(tmp_path: Path, coordinator_key: CoordinatorKey, free_addresses: Iterator[str]) -> Iterator[AgentProcess]:
-    with AgentProcess("node-s", tmp_path / "agent", next(free_addresses), coordinator_key) as started:
+@pytest.fixture(scope="module")
+def agent(
+    tmp_path_factory: pytest.TempPathFactory, coordinator_key: CoordinatorKey, free_addresses: Iterator[str]
+) -> Iterator[AgentProcess]:
+    root = tmp_path_factory.mktemp("agent") / "agent"
+    with AgentProcess("node-s", root, next(free_addresses), coordinator_key) as started:
         yield started
 
 

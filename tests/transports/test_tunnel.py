@@ -46,10 +46,11 @@ class NoForwarding(Sshd):
         return f"AllowTcpForwarding no\n{super()._limits()}"
 
 
-@pytest.fixture
-def agent(tmp_path: Path, coordinator_key: CoordinatorKey) -> Iterator[AgentProcess]:
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory, coordinator_key: CoordinatorKey) -> Iterator[AgentProcess]:
     """An agent on the loopback of its node, which is the one of this machine."""
-    with AgentProcess("node-t", tmp_path / "agent", "127.0.0.1", coordinator_key) as started:
+    root = tmp_path_factory.mktemp("agent") / "agent"
+    with AgentProcess("node-t", root, "127.0.0.1", coordinator_key) as started:
         yield started
 
 
