@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ import pytest
 import requests
 from xdist.scheduler import LoadScopeScheduling
 
-from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+from ringrift_sync_dagster.demo.cluster import EmbeddedCluster, agent_name
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 AGENTS = ("vast-900001", "runpod-a1")
 READY_SECONDS = 90.0
+LOG_LINES = 40
+SHARED: list[EmbeddedCluster] = []  # what `agents` started; a report has no fixtures any more
 
 # Files whose tests share something dear, each group in one process; every other test runs wherever there is time.
 TOGETHER = {
@@ -32,6 +34,9 @@ TOGETHER = {
     "tests/sync/test_deploy_in_place.py": "deploy in place",
     "tests/transports/test_namespaces.py": "namespaces",  # one network of its own
     "tests/demo/test_cargo.py": "cargo",  # one cluster that was moved
+    "tests/demo/test_verdict.py": "verdict",  # one cluster that was collected from
+    "tests/sync/test_distribute.py": "distribute",  # one cluster of its own
+    "tests/cli/test_transport.py": "cli transport",  # one node with an sshd
 }
 
 Ask = Callable[..., dict[str, Any]]
@@ -61,7 +66,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:  #
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
     """Agents of two nodes, for the whole test run."""
     with EmbeddedCluster(tmp_path_factory.mktemp("cluster"), nodes=AGENTS) as cluster:
+        SHARED.append(cluster)
         yield cluster
+        SHARED.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the shared agents said last when one of their tests fails."""
+    report = yield
+    if report.failed and "agents" in getattr(item, "fixturenames", ()):
+        for cluster in SHARED:
+            for name in map(agent_name, cluster.agents):
+                title = f"log of {name}, which {'runs' if cluster.processes.is_running(name) else 'HAS ENDED'}"
+                report.sections.append((title, cluster.processes.tail(name, LOG_LINES)))
+    return report
 
 
 @pytest.fixture

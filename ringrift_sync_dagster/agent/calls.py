@@ -12,19 +12,22 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from http import HTTPStatus
 from typing import Any, Final
 
 from ringrift_sync_dagster.agent import worker
 from ringrift_sync_dagster.agent.answers import Refusal, busy
+from ringrift_sync_dagster.agent.in_thread import in_thread
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.metrics import Metrics
 from ringrift_sync_dagster.agent.single_flight import SingleFlight
 from ringrift_sync_dagster.node.ops import REMOTE
 from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.settings.clock import Deadline
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ _SPAWN: Final = multiprocessing.get_context("spawn")
 
 
 class Lane:
-    """One worker process, started when it is needed.
+    """One worker process, started when it is needed; used from the event loop, which it never holds up.
 
     Args:
         calls_per_process: After so many calls the process is replaced.
@@ -46,7 +49,7 @@ class Lane:
         self._calls = 0
         self._executor: ProcessPoolExecutor | None = None
         self._lifeline: Any = None
-        self._ended: list[ProcessPoolExecutor] = []
+        self._ending: list[threading.Thread] = []
 
     async def run(self, *args: Any) -> dict[str, Any]:  # noqa: ANN401 - the arguments of worker.run
         """Run one call in the process; a process that has died meanwhile is replaced once.
@@ -63,37 +66,38 @@ class Lane:
             return await self._once(args)
 
     def end(self) -> None:
-        """End the process, whatever it does now. Idempotent."""
+        """End the process, whatever it does now; what waits for its end is a thread. Idempotent."""
         if self._executor is None:
             return
         self._lifeline.close()
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        self._ended.append(self._executor)
+        # The executor's locks may be held until the process is gone, and one that waits for a disk may take its time.
+        ending = threading.Thread(target=self._executor.shutdown, name="worker ends", daemon=True)
+        ending.start()
+        self._ending = [*(thread for thread in self._ending if thread.is_alive()), ending]
         self._executor = None
 
-    def wait(self) -> None:
-        """Return when the processes that were ended are gone; blocks."""
-        for executor in self._ended:
-            executor.shutdown(wait=True)
-        self._ended.clear()
+    def wait(self, seconds: float) -> bool:
+        """Wait for the processes that were ended; blocks. Say whether all are gone."""
+        deadline = Deadline.after(seconds)
+        for thread in self._ending:
+            thread.join(deadline.remaining())
+        return not any(thread.is_alive() for thread in self._ending)
 
     async def _once(self, args: Sequence[Any]) -> dict[str, Any]:
         if self._calls >= self._calls_per_process:
             self.end()
-            await asyncio.to_thread(self.wait)
-        return await asyncio.wrap_future(self._submit(args))
-
-    def _submit(self, args: Sequence[Any]) -> Future[dict[str, Any]]:
         if self._executor is None:
-            self._start()
-        self._calls += 1
+            await in_thread(self._start)
         assert self._executor is not None  # noqa: S101 - for the type checker
-        return self._executor.submit(worker.run, *args)
+        self._calls += 1
+        return await asyncio.wrap_future(self._executor.submit(worker.run, *args))
 
     def _start(self) -> None:
-        self._calls = 0
-        watched, self._lifeline = _SPAWN.Pipe(duplex=False)
-        self._executor = ProcessPoolExecutor(1, _SPAWN, initializer=worker.begin, initargs=(watched, os.getpid()))
+        """Start a process: a program is loaded from the disk, so this belongs into a thread."""
+        watched, lifeline = _SPAWN.Pipe(duplex=False)
+        executor = ProcessPoolExecutor(1, _SPAWN, initializer=worker.begin, initargs=(watched, os.getpid()))
+        executor.submit(worker.ready)
+        self._calls, self._lifeline, self._executor = 0, lifeline, executor
 
 
 class Calls:
@@ -141,11 +145,8 @@ class Calls:
         for lane in self._lanes:
             lane.end()
         await self._flights.close()
-        waiting = [asyncio.to_thread(lane.wait) for lane in self._lanes]
-        try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await asyncio.gather(*waiting)
-        except TimeoutError:
+        gone = await asyncio.gather(*(asyncio.to_thread(lane.wait, _CLOSE_SECONDS) for lane in self._lanes))
+        if not all(gone):
             log.warning("a worker process did not end within %.0f s", _CLOSE_SECONDS)
 
     async def _timed(self, op: str, args: dict[str, Any]) -> dict[str, Any]:

@@ -158,6 +158,8 @@ class Downloads:
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the receiver is gone")
+        if not artifact.is_cached(offset, count):  # sendfile would wait for the disk inside the event loop
+            await in_thread(artifact.bring_in, offset, count)
         artifact.check()
         sent = await asyncio.get_running_loop().sendfile(transport, artifact.file, offset, count, fallback=False)
         if sent != count:

@@ -22,6 +22,7 @@ class Metrics:
         self.bytes_received = self._counter("received_bytes", "Bytes of artifacts received.")
         self.artifacts_received = self._counter("received_artifacts", "Artifacts received and verified.")
         self.refused_connections = self._counter("refused_connections", "Connections closed: there were too many.")
+        self.loop_stalls = self._counter("loop_stalls", "Times that the event loop stood still; the log says where.")
         self.call_failures = self._counter("call_failures", "Kit operations that failed.", "op", "code")
         name = "ringrift_agent_call_seconds"
         self.call_seconds = Histogram(

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from ringrift_sync_dagster.agent.app import Parts, build_app
 from ringrift_sync_dagster.agent.artifacts import Catalogue
+from ringrift_sync_dagster.agent.aside import logging_aside
 from ringrift_sync_dagster.agent.auth import Authenticator, RevokedIds
 from ringrift_sync_dagster.agent.calls import Calls
 from ringrift_sync_dagster.agent.downloads import Downloads
@@ -36,6 +37,7 @@ from ringrift_sync_dagster.agent.pulls import Pulls
 from ringrift_sync_dagster.agent.receipts import ReceiptBook
 from ringrift_sync_dagster.agent.tls import check_listen, plain_only_from, server_context
 from ringrift_sync_dagster.agent.uploads import Uploads
+from ringrift_sync_dagster.agent.watchdog import watching
 from ringrift_sync_dagster.core.model import checked_node_name
 from ringrift_sync_dagster.errors import ConfigError, Problem
 from ringrift_sync_dagster.node.roots import Roots
@@ -136,7 +138,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
         revoked,
         coordinator_key,
     )
-    with _only_one(make_dirs(config.scratch_dir)):
+    with _only_one(make_dirs(config.scratch_dir)), logging_aside():
         asyncio.run(_serve(config, on_ready))
 
 
@@ -182,7 +184,8 @@ async def running(config: AgentConfig) -> AsyncIterator[str]:
         await runner.setup()
         server = LimitedServer(runner, parts.metrics, config.limits.connections)
         sock = await server.listen(config.host, config.port, context)
-        yield _url(sock, secure=has_tls)
+        with watching(parts.metrics):
+            yield _url(sock, secure=has_tls)
     finally:
         await runner.cleanup()
         await _close(parts)

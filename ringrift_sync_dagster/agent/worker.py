@@ -46,6 +46,10 @@ def _end_with_agent(lifeline: Connection, parent: int) -> None:
     os._exit(1)
 
 
+def ready() -> None:
+    """Do nothing: whoever asks for this has a process started."""
+
+
 def run(op: str, args: dict[str, Any], roots: Sequence[str], scratch: str, now: float) -> dict[str, Any]:
     """Run one operation.
 

@@ -30,7 +30,13 @@ from ringrift_sync_dagster.core.escalation import (
     summary,
 )
 from ringrift_sync_dagster.core.model import Artifact
-from ringrift_sync_dagster.errors import AuthenticationError, RungUnusableError, TransferError, UnreachableError
+from ringrift_sync_dagster.errors import (
+    AuthenticationError,
+    DeadlineExceededError,
+    RungUnusableError,
+    TransferError,
+    UnreachableError,
+)
 from ringrift_sync_dagster.settings.clock import Deadline, monotonic
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state import breakers, rungs
@@ -55,6 +61,7 @@ class _Climb:
         size_bytes: What is to move; None for a call.
         rate: Bytes per second that were granted.
         cancel: Ends the pause between two tries.
+        asks_again: A rung whose share ran out is asked once more when the later ones left their time unused.
 
     """
 
@@ -63,6 +70,7 @@ class _Climb:
     size_bytes: int | None = None
     rate: float = 1.0
     cancel: threading.Event | None = None
+    asks_again: bool = False
     arrived: int = 0
     attempts: list[Attempt] = field(default_factory=list)
     errors: list[TransferError] = field(default_factory=list)
@@ -73,6 +81,13 @@ class _Climb:
         self.errors.append(error)
         moved = max(0, self.arrived - arrived_before)
         self.attempts.append(Attempt(rung, type(error).__name__, str(error), monotonic() - started, moved))
+
+    def cut_short(self) -> Attempt | None:
+        """Give the first try that ended with its share, when there is time for another one like it."""
+        for attempt in self.attempts:
+            if attempt.error == DeadlineExceededError.__name__:
+                return attempt if self.asks_again and attempt.seconds < self.deadline.remaining() else None
+        return None
 
     def skip(self, rung: Rung, why: str) -> None:
         """Note a rung that was not tried."""
@@ -119,7 +134,11 @@ class EscalatingTransport:
         return self._last or NAME
 
     def probe(self, deadline: Deadline) -> Probe:
-        """Say whether the node answers over any rung, and over which."""
+        """Say whether the node answers over any rung, and over which.
+
+        A node that was busy for as long as the first question waited is asked again before it is given up, because
+        who gives it up leaves it alone for a minute.
+        """
 
         def look(transport: Transport, limit: Deadline) -> Probe:
             found = transport.probe(limit)
@@ -127,7 +146,7 @@ class EscalatingTransport:
                 raise found.cause or UnreachableError(self._node.name, transport.name, found.detail)
             return found
 
-        climb = _Climb("the probe", deadline)
+        climb = _Climb("the probe", deadline, asks_again=True)
         try:
             rung, found = self._climb(climb, look)
         except TransferError as error:
@@ -227,6 +246,13 @@ class EscalatingTransport:
         ladder = order(tuple(self._makers), rungs.remembered(self._state, self._node.name))
         for place, rung in enumerate(ladder):
             done = self._try_rung(climb, rung, ladder[place + 1 :], attempt)
+            if done is not None:
+                return rung, done[0]
+        if (cut := climb.cut_short()) is not None:
+            rung, seconds = Rung(cut.rung), cut.seconds
+            done = self._try_rung(
+                climb, rung, (), lambda way, limit: attempt(way, Deadline.after(limit.at_most(seconds)))
+            )
             if done is not None:
                 return rung, done[0]
         raise self._ended(climb, summary(self._node.name, climb.errors, climb.attempts))

@@ -13,6 +13,7 @@ import pytest
 
 from tests.agent.agents import AgentProcess, alive, children, wait_until
 from tests.agent.conftest import StartAgent
+from tests.marks import first_of
 
 SLOW = {"path": "data/training/hex8_2p.npz"}
 
@@ -109,7 +110,7 @@ def test_equal_calls_at_the_same_time_run_once(start_agent: StartAgent, slow_roo
     assert 'ringrift_agent_call_failures_total{code="timeout",op="hash"} 1.0' in text
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", first_of(signal.SIGKILL, signal.SIGTERM))
 def test_workers_end_with_their_agent_even_in_the_middle_of_a_call(
     start_agent: StartAgent, slow_root: Path, number: int
 ) -> None:

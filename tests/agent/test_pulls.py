@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 import requests
 
 from ringrift_sync_dagster.core.model import Artifact
+from ringrift_sync_dagster.settings.identity import CoordinatorKey
 from tests.agent.agents import AgentProcess
 from tests.agent.conftest import StartAgent
 
@@ -26,6 +30,27 @@ def target(start_agent: StartAgent, tmp_path: Path) -> AgentProcess:
 @pytest.fixture
 def source(start_agent: StartAgent, tmp_path: Path) -> AgentProcess:
     return start_agent(node="source", root=tmp_path / "source")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target and a source that the tests of refusals leave as they were."""
+
+    target: AgentProcess
+    source: AgentProcess
+
+
+@pytest.fixture(scope="module")
+def pair(
+    coordinator_key: CoordinatorKey, free_addresses: Iterator[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    base = tmp_path_factory.mktemp("pair")
+    with ExitStack() as stack:
+        target, source = (
+            stack.enter_context(AgentProcess(name, base / name, next(free_addresses), coordinator_key))
+            for name in ("target", "source")
+        )
+        yield Pair(target, source)
 
 
 def told(agent: AgentProcess, name: str = "") -> dict[str, str]:
@@ -58,6 +83,7 @@ def test_an_artifact_comes_from_another_agent_with_a_receipt(target: AgentProces
     assert arrived(target, artifact).read_bytes() == DATA
 
 
+@pytest.mark.cluster
 def test_what_is_there_already_is_not_fetched_again(target: AgentProcess, source: AgentProcess) -> None:
     artifact = source.place(DATA)
     pull(target, artifact, told(source))
@@ -82,8 +108,9 @@ def test_a_source_with_other_bytes_is_named_and_the_next_one_serves(
     assert arrived(target, artifact).read_bytes() == DATA
 
 
-def test_where_no_source_serves_there_is_no_receipt_and_no_file(target: AgentProcess, source: AgentProcess) -> None:
-    artifact = Artifact(hashlib.sha256(DATA).hexdigest(), len(DATA), "models")
+def test_where_no_source_serves_there_is_no_receipt_and_no_file(pair: Pair) -> None:
+    target, source = pair.target, pair.source
+    artifact = Artifact(hashlib.sha256(b"nowhere").hexdigest(), 7, "models")
 
     found = pull(target, artifact, told(source)).json()
 
@@ -91,7 +118,8 @@ def test_where_no_source_serves_there_is_no_receipt_and_no_file(target: AgentPro
     assert not arrived(target, artifact).exists()
 
 
-def test_who_answers_as_another_node_gets_no_token(target: AgentProcess, source: AgentProcess) -> None:
+def test_who_answers_as_another_node_gets_no_token(pair: Pair) -> None:
+    target, source = pair.target, pair.source
     artifact = source.place(DATA)
 
     found = pull(target, artifact, told(source, "somebody")).json()
@@ -99,7 +127,8 @@ def test_who_answers_as_another_node_gets_no_token(target: AgentProcess, source:
     assert (found["receipt"], found["failures"][0]["error"]) == (None, "RungUnusableError")
 
 
-def test_only_the_coordinator_orders(target: AgentProcess, source: AgentProcess) -> None:
+def test_only_the_coordinator_orders(pair: Pair) -> None:
+    target, source = pair.target, pair.source
     sent = order(target, source.place(DATA), told(source))
 
     for scope in ("node", "relay"):
@@ -113,7 +142,8 @@ BAD_ADDRESSES = (
 )  # fmt: skip
 
 
-def test_a_source_is_the_bare_address_of_an_agent(target: AgentProcess) -> None:
+def test_a_source_is_the_bare_address_of_an_agent(pair: Pair) -> None:
+    target = pair.target
     artifact = Artifact(hashlib.sha256(DATA).hexdigest(), len(DATA), "models")
 
     for url in BAD_ADDRESSES:
@@ -127,7 +157,8 @@ BAD_ORDERS: tuple[dict[str, object], ...] = (
 )  # fmt: skip
 
 
-def test_an_order_that_makes_no_sense_is_refused(target: AgentProcess, source: AgentProcess) -> None:
+def test_an_order_that_makes_no_sense_is_refused(pair: Pair) -> None:
+    target, source = pair.target, pair.source
     good = order(target, source.place(DATA), told(source))
 
     for change in BAD_ORDERS:
@@ -135,7 +166,8 @@ def test_an_order_that_makes_no_sense_is_refused(target: AgentProcess, source: A
         assert (change, answer.status_code) == (change, 400)
 
 
-def test_a_source_outside_the_trusted_networks_needs_a_pinned_certificate(target: AgentProcess) -> None:
+def test_a_source_outside_the_trusted_networks_needs_a_pinned_certificate(pair: Pair) -> None:
+    target = pair.target
     artifact = Artifact(hashlib.sha256(DATA).hexdigest(), len(DATA), "models")
 
     found = pull(target, artifact, {"node": "source", "url": "http://192.0.2.1:8765"}).json()
@@ -143,6 +175,7 @@ def test_a_source_outside_the_trusted_networks_needs_a_pinned_certificate(target
     assert found["failures"][0]["error"] == "AuthenticationError"
 
 
+@pytest.mark.cluster
 def test_an_artifact_above_the_limit_is_not_begun(
     start_agent: StartAgent, source: AgentProcess, tmp_path: Path
 ) -> None:
@@ -151,6 +184,7 @@ def test_an_artifact_above_the_limit_is_not_begun(
     assert pull(target, source.place(DATA), told(source)).status_code == 413
 
 
+@pytest.mark.cluster
 def test_one_pull_too_many_is_answered_busy(start_agent: StartAgent, source: AgentProcess, tmp_path: Path) -> None:
     target = start_agent(node="target", root=tmp_path / "target", limits={"pulls": 1})
     first, second = source.place(DATA), source.place(DATA + b"2")

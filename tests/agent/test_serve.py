@@ -147,6 +147,7 @@ def test_a_tls_agent_speaks_no_plain_http(tmp_path: Path, start_agent: StartAgen
     assert not answers(f"{plain}/health")
 
 
+@pytest.mark.cluster
 def test_memory_stays_bounded_while_a_large_artifact_is_sent_and_received(start_agent: StartAgent) -> None:
     agent = start_agent()
     data = random.Random(5).randbytes(96 << 20)

@@ -99,13 +99,17 @@ def test_a_promoted_model_reaches_a_node_and_where_shows_both_copies(
     found = json.loads(cli("where", CONFIG, "--hash", sha256[:10], "--json").stdout)["locations"]
     assert NODE in {one["node"] for one in found}
     assert {one["copies"] for one in found} == {len(found)}
-    assert NODE in cli("where", CONFIG, "--node", NODE).stdout
-    looked(cli, best, tmp_path)
+    told_in_tables(cli, tmp_path)
+
+
+@pytest.mark.cluster
+def test_what_is_missing_is_told_and_what_was_lost_is_repaired(
+    cli: Command, shared_cluster: EmbeddedCluster, tmp_path: Path
+) -> None:
+    cli("promote", CONFIG, str(write_model(tmp_path / "new.pth", "new")))
+    cli("sync", "--config", CONFIG, "--type", "models", "--down", "--to", NODE)
+    best = shared_cluster.node_root(NODE) / f"models/ringrift_best_{CONFIG}.pth"
     assert "nobody told" in cli("where", "hexagonal_4p").stdout
-
-
-def looked(cli: Command, best: Path, folder: Path) -> None:
-    """What a person does next: see what is missing, look whether it is whole, repair it, and have it in tables."""
     missing = json.loads(cli("diff", NODE, "--json").stdout)
     assert missing["told_at"] > 0
     assert [one for one in missing["missing"] if one["data_type"] == "models" and one["way"] == "down"] == []
@@ -119,6 +123,9 @@ def looked(cli: Command, best: Path, folder: Path) -> None:
     assert [one["condition"] for one in repaired["findings"]] == ["repaired"]
     assert best.read_bytes() == model_bytes("new")
 
+
+def told_in_tables(cli: Command, folder: Path) -> None:
+    """All that the state database remembers, as a person takes it away."""
     page = folder / "report.html"
     done = cli("report", "--csv", str(folder / "csv"), "--parquet", str(folder / "parquet"), "--html", str(page))
     assert done.returncode == 0, done.stderr

@@ -95,6 +95,7 @@ def test_the_coordinators_agent_renews_refuses_a_revoked_id_and_takes_it_back(fo
         wait_until(lambda: ask(url, fresh) == (200, ""))
 
 
+@pytest.mark.cluster
 def test_a_revoked_node_gets_no_new_token_until_it_is_reinstated(folder: Path) -> None:
     first = json.loads(token(folder, "vast-1", "--revoke", "--json").stdout)
     again = json.loads(token(folder, "vast-1", "--revoke", "--json").stdout)

@@ -17,6 +17,7 @@ from ringrift_sync_dagster.demo.recorder import Recorder
 from ringrift_sync_dagster.demo.schemas import Dialect
 from ringrift_sync_dagster.settings.identity import create_coordinator_key
 from tests.agent.agents import AgentProcess, addresses
+from tests.marks import first_of
 from tests.sshd import Sshd
 
 HOSTS = """
@@ -53,7 +54,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Run]]
         yield base / "root", run
 
 
-@pytest.mark.parametrize("transport,rung", [("p2p", "p2p_http"), ("rsync", "rsync"), ("base64", "base64")])
+@pytest.mark.parametrize("transport,rung", first_of(("base64", "base64"), ("p2p", "p2p_http"), ("rsync", "rsync")))
 def test_the_transport_that_is_asked_for_brings_the_games(node: tuple[Path, Run], transport: str, rung: str) -> None:
     root, run = node
     with Recorder(root / "data" / "games" / f"selfplay_{transport}.db", Dialect.V18) as recorder:

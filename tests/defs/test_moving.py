@@ -78,6 +78,7 @@ def test_materializing_one_partition_records_it_with_its_numbers(
     assert len(numbers["change_ids"]) == 1
 
 
+@pytest.mark.cluster
 def test_every_check_of_the_asset_has_a_verdict_also_when_nothing_changed(
     instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
 ) -> None:
@@ -134,6 +135,7 @@ def test_one_failed_partition_does_not_stop_the_others_and_is_named(
     assert "hex8_2p|nebius-t1" in failure_of(result)
 
 
+@pytest.mark.cluster
 def test_a_node_that_left_the_inventory_fails_its_own_partition_only(
     instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
 ) -> None:
@@ -146,6 +148,7 @@ def test_a_node_that_left_the_inventory_fails_its_own_partition_only(
     assert "hex8_2p|vast-gone: the inventory has no host of this name any more" in failure_of(result)
 
 
+@pytest.mark.cluster
 def test_a_backfill_also_answers_for_what_did_not_change(
     instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
 ) -> None:
@@ -176,6 +179,7 @@ def test_the_op_job_brings_the_nodes_in_step_and_collects_what_its_config_says(
     assert set(instance.get_dynamic_partitions("nodes")) == {"hetzner-v1", "nebius-t1", "runpod-a1", "vast-900001"}
 
 
+@pytest.mark.cluster
 def test_what_the_command_line_collected_is_recorded_by_the_next_run_whatever_it_collects(
     instance: dg.DagsterInstance, owner: EmbeddedCluster, play: Play, nodes: None
 ) -> None:
@@ -263,6 +267,7 @@ def test_one_run_over_all_five_moves_each_both_ways_and_says_which(
     assert (unknown.passed, unknown.severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
+@pytest.mark.cluster
 def test_a_run_in_which_games_changed_nothing_still_moves_npz_and_models(
     instance: dg.DagsterInstance, everything: EmbeddedCluster, nodes: None
 ) -> None:
@@ -276,6 +281,7 @@ def test_a_run_in_which_games_changed_nothing_still_moves_npz_and_models(
     assert latest(instance, "models")
 
 
+@pytest.mark.cluster
 def test_a_rectangle_of_models_is_one_run_and_a_bad_one_is_set_aside_and_told(
     instance: dg.DagsterInstance, everything: EmbeddedCluster, nodes: None
 ) -> None:
@@ -290,6 +296,7 @@ def test_a_rectangle_of_models_is_one_run_and_a_bad_one_is_set_aside_and_told(
     assert "hex8_2p|runpod-a1" in str(verdict.description)
 
 
+@pytest.mark.cluster
 def test_a_range_the_wrong_way_round_fails_with_its_reason(
     instance: dg.DagsterInstance, owner: EmbeddedCluster, nodes: None
 ) -> None:

@@ -16,6 +16,7 @@ from ringrift_sync_dagster.defs.recording import Recorded, record_materializatio
 from ringrift_sync_dagster.state.changes import Change, add_changes, pending, recent_changes
 from ringrift_sync_dagster.state.nodes import apply_manifest
 from ringrift_sync_dagster.state.store import StateStore
+from tests.marks import first_of
 
 GAMES = dg.AssetKey("games")
 PROGRAM = Path(__file__).with_name("recorder_program.py")
@@ -95,6 +96,7 @@ def test_a_node_that_dagster_has_never_heard_of_becomes_a_partition_first(
     assert instance.get_materialized_partitions(GAMES) == {"hex8_2p|vast-new"}
 
 
+@pytest.mark.cluster
 def test_the_dimensions_of_a_partition_are_tags(instance: dg.DagsterInstance, state: StateStore) -> None:
     add_changes(state, [change("a")])
 
@@ -129,7 +131,7 @@ def test_changes_are_recorded_again_with_the_same_ids_when_the_process_dies_befo
         assert [numbers["change_ids"] for _, numbers in events(instance)] == [["a", "b"], ["a", "b"]]
 
 
-@pytest.mark.parametrize("batch_size", ["0", "3"])
+@pytest.mark.parametrize("batch_size", first_of("3", "0"))
 def test_batches_write_the_same_events(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, batch_size: str
 ) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from ringrift_sync_dagster.definitions import defs
 from ringrift_sync_dagster.defs.sensors import inventory_sensor
+from tests.marks import first_of
 
 HOST = "  {name}: {{ssh_host: 127.0.0.1, ringrift_path: /srv/{name}, role: {role}, status: {status}}}\n"
 
@@ -60,7 +61,7 @@ def test_a_node_that_left_keeps_its_partition_and_is_named(instance: dg.DagsterI
     assert "1 that left it keep their partitions and their history: vast-1" in reason
 
 
-@pytest.mark.parametrize("content", ["", "hosts:\n", "hosts: [", "hosts:\n  vast-1: {ssh_host: "])
+@pytest.mark.parametrize("content", first_of("hosts:\n  vast-1: {ssh_host: ", "", "hosts:\n", "hosts: ["))
 def test_a_half_written_inventory_deletes_nothing_and_is_named(
     instance: dg.DagsterInstance, hosts: Path, content: str
 ) -> None:

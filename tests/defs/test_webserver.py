@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.exports import write_model
 from ringrift_sync_dagster.demo.games import make_game
@@ -82,6 +84,7 @@ def test_the_graph_shows_what_is_made_of_what(graphql: Ask) -> None:
         assert dimensions == ["config", "node"]
 
 
+@pytest.mark.cluster
 def test_a_range_of_models_is_materialized_and_its_partitions_have_their_states(
     graphql: Ask, shared_cluster: EmbeddedCluster
 ) -> None:

@@ -20,6 +20,7 @@ from ringrift_sync_dagster.sync.batch_rsync import BatchResult, BatchRsync
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.chaos_proxy import ChaosProxy
 from tests.disks import small_disk
+from tests.marks import first_of
 from tests.sshd import Sshd
 from tests.sync.copying import HOST, MB, Site, made_site, make_database, noise, rows_of, spoiling_site
 
@@ -108,6 +109,7 @@ def test_only_what_differs_is_sent(site: Site) -> None:
     assert (site.far / "b.npz").read_bytes() == noise(500, 9)
 
 
+@pytest.mark.cluster
 def test_a_file_of_the_same_length_is_sent_when_its_time_differs_by_a_moment_or_verified_bytes_differ(
     site: Site,
 ) -> None:
@@ -141,6 +143,7 @@ def test_a_part_of_a_database_does_not_travel_without_it(site: Site) -> None:
     assert rows_of(site.far / "x.db") == 5
 
 
+@pytest.mark.cluster
 def test_what_never_travelled_is_not_called_unchanged_when_a_batch_is_interrupted(sshd: Sshd, tmp_path: Path) -> None:
     site = made_site(tmp_path, sshd, limit=8)
     names = put(site.near, *(f"{n}.npz" for n in range(5)), size=MB)
@@ -258,7 +261,7 @@ def test_a_file_with_other_bytes_gets_no_name_when_it_is_verified(tmp_path: Path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
-@pytest.mark.parametrize("direction", ["push", "fetch"])
+@pytest.mark.parametrize("direction", first_of("push", "fetch"))
 def test_a_disk_that_fills_up_is_told_and_what_came_before_is_there(sshd: Sshd, tmp_path: Path, direction: str) -> None:
     site = made_site(tmp_path, sshd, limit=8)
     here, there = (site.near, site.far) if direction == "push" else (site.far, site.near)
@@ -315,6 +318,7 @@ def test_cancelling_the_task_ends_the_batch_within_half_a_second(sshd: Sshd, tmp
     assert [row.error_class for row in site.rows()] == ["TransferCancelledError"]
 
 
+@pytest.mark.cluster
 def test_one_batch_at_a_time_goes_to_one_folder(sshd: Sshd, tmp_path: Path) -> None:
     site = made_site(tmp_path, sshd, limit=4)
     names = put(site.near, "0.npz", size=3 * MB)

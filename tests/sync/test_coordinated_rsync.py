@@ -18,6 +18,7 @@ import pytest
 from ringrift_sync_dagster.core.bandwidth import TransferPriority
 from ringrift_sync_dagster.sync.coordinated_rsync import BandwidthCoordinatedRsync
 from ringrift_sync_dagster.sync.runtime import Runtime
+from tests.marks import first_of
 from tests.sshd import Sshd
 from tests.sync.copying import HOST, MB, Site, grown, made_site, make_database, noise, opened, part_of, rows_of
 
@@ -113,6 +114,7 @@ def test_a_file_arrives_verified_either_way_and_leaves_a_row_and_nothing_else(si
     assert site.leftovers() == []
 
 
+@pytest.mark.cluster
 def test_odd_names_and_several_copies_at_a_time_are_no_trouble(site: Site) -> None:
     names = ["-a b.npz", "line\nend'\".npz", "[x]*?.npz", "w:eirdß;#$x.npz"]
     for number, name in enumerate(names):
@@ -137,7 +139,7 @@ def test_odd_names_and_several_copies_at_a_time_are_no_trouble(site: Site) -> No
     assert (site.near / names[1]).read_bytes() == noise(1000, 2)
 
 
-@pytest.mark.parametrize("direction", ["push", "fetch"])
+@pytest.mark.parametrize("direction", first_of("fetch", "push"))
 def test_a_live_database_arrives_as_one_moment_of_it(site: Site, direction: str) -> None:
     here, there = (site.near, site.far) if direction == "push" else (site.far, site.near)
     source = make_database(here / "g.db", 3000)
@@ -162,7 +164,7 @@ def test_a_live_database_arrives_as_one_moment_of_it(site: Site, direction: str)
     assert site.leftovers() == []
 
 
-@pytest.mark.parametrize("direction", ["push", "fetch"])
+@pytest.mark.parametrize("direction", first_of("fetch", "push"))
 def test_a_database_in_use_is_never_replaced(site: Site, direction: str) -> None:
     here, there = (site.near, site.far) if direction == "push" else (site.far, site.near)
     make_database(here / "g.db", 5)
@@ -199,7 +201,7 @@ def test_an_unused_database_is_replaced_together_with_what_its_last_user_left(si
     assert rows_of(target) == 5
 
 
-@pytest.mark.parametrize("direction", ["push", "fetch"])
+@pytest.mark.parametrize("direction", first_of("fetch", "push"))
 def test_a_killed_copy_leaves_only_its_part_and_the_next_one_goes_on(
     sshd: Sshd, tmp_path: Path, direction: str
 ) -> None:
@@ -250,6 +252,7 @@ def test_cancelling_the_task_ends_the_copy_within_half_a_second_and_keeps_what_c
     assert [(row.state.value, row.error_class) for row in site.rows()] == [("failed", "TransferCancelledError")]
 
 
+@pytest.mark.cluster
 def test_a_limit_of_20_mb_per_second_holds(sshd: Sshd, tmp_path: Path) -> None:
     site = made_site(tmp_path, sshd, limit=20)
     (site.near / "a.npz").write_bytes(noise(40 * MB))

@@ -13,6 +13,7 @@ from ringrift_sync_dagster.errors import ConfigError
 from ringrift_sync_dagster.sync.coordinated_rsync import BandwidthCoordinatedRsync, SyncResult
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.disks import small_disk
+from tests.marks import first_of
 from tests.sshd import Sshd
 from tests.sync.copying import (
     HOST,
@@ -61,7 +62,7 @@ def test_what_arrives_with_other_bytes_leaves_nothing_behind(tmp_path: Path) -> 
         assert site.leftovers() == []
 
 
-@pytest.mark.parametrize("direction", ["push", "fetch"])
+@pytest.mark.parametrize("direction", first_of("push", "fetch"))
 def test_a_file_that_changes_under_way_is_given_up(sshd: Sshd, tmp_path: Path, direction: str) -> None:
     site = made_site(tmp_path, sshd, limit=10)
     here, there = (site.near, site.far) if direction == "push" else (site.far, site.near)
@@ -103,7 +104,7 @@ def test_a_broken_connection_is_tried_again_and_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a file system")
-@pytest.mark.parametrize("direction", ["push", "fetch"])
+@pytest.mark.parametrize("direction", first_of("push", "fetch"))
 def test_a_full_disk_at_the_destination_is_told_and_nothing_is_replaced(site: Site, direction: str) -> None:
     here, there = (site.near, site.far) if direction == "push" else (site.far, site.near)
     (here / "a.npz").write_bytes(noise(4 * MB))
@@ -121,7 +122,7 @@ def test_a_full_disk_at_the_destination_is_told_and_nothing_is_replaced(site: Si
     assert site.rows()[-1].error_class == ("RemoteCallError" if direction == "push" else "LocalDiskError")
 
 
-@pytest.mark.parametrize("direction", ["push", "fetch"])
+@pytest.mark.parametrize("direction", first_of("push", "fetch"))
 def test_a_disk_above_the_inventorys_limit_takes_nothing(sshd: Sshd, tmp_path: Path, direction: str) -> None:
     site = made_site(tmp_path, sshd, more="sync_routing: {max_disk_usage_percent: 0.0001}")
     here, there = (site.near, site.far) if direction == "push" else (site.far, site.near)
@@ -210,7 +211,7 @@ def test_a_name_that_is_no_regular_file_is_not_replaced(site: Site, kind: str) -
     assert target.is_symlink() or target.is_dir()
 
 
-@pytest.mark.parametrize("direction", ["push", "fetch"])
+@pytest.mark.parametrize("direction", first_of("push", "fetch"))
 def test_a_secret_stays_one_and_a_name_may_be_any_bytes(site: Site, direction: str) -> None:
     here, there = (site.near, site.far) if direction == "push" else (site.far, site.near)
     name = os.fsdecode(b"x\xff.npz")

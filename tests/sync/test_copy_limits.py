@@ -151,7 +151,7 @@ def test_a_copy_that_hangs_ends_with_its_time(moody: Moody, kind: str) -> None:
     assert moody.breaker == (CircuitState.CLOSED, 0)
 
 
-@pytest.mark.parametrize("kind,given", [("push", 1.5), ("batch", 3.0)])
+@pytest.mark.parametrize("kind,given", first_of(("push", 1.5), ("batch", 3.0)))
 def test_waiting_for_a_turn_is_part_of_the_time(
     moody: Moody, monkeypatch: pytest.MonkeyPatch, kind: str, given: float
 ) -> None:
@@ -174,7 +174,7 @@ def test_a_time_that_is_none_is_refused(moody: Moody, seconds: float) -> None:
             moody.copy(kind, timeout_seconds=seconds)
 
 
-@pytest.mark.parametrize("direction", ["push", "fetch"])
+@pytest.mark.parametrize("direction", first_of("push", "fetch"))
 def test_two_copies_of_one_thing_do_not_mix_and_the_second_finds_it_there(
     sshd: Sshd, tmp_path: Path, direction: str
 ) -> None:

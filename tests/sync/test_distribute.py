@@ -26,6 +26,7 @@ from ringrift_sync_dagster.state.receipts import has_receipt
 from ringrift_sync_dagster.state.transfers import transfer_rows
 from ringrift_sync_dagster.sync.report import Failure, Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
+from tests.marks import first_of
 from tests.sync.distributing import CONFIG, NODES, Owner, promote, write_template
 
 AtPoint = Callable[[str, Callable[[], object]], None]
@@ -155,6 +156,7 @@ def test_a_holder_with_other_bytes_is_named_and_mended_by_the_next_pass(owner: O
     assert owner.model(NODES[0]).read_bytes() == weights(1)
 
 
+@pytest.mark.cluster
 def test_a_node_that_is_down_fails_alone_and_the_next_pass_catches_it_up_on_the_last_one(owner: Owner) -> None:
     late = NODES[2]
     owner.cluster.kill_agent(late)
@@ -209,7 +211,7 @@ def at_point() -> Iterator[AtPoint]:
     faults.hook = None
 
 
-@pytest.mark.parametrize("point", ["bring.delivered", "bring.published"])
+@pytest.mark.parametrize("point", first_of("bring.published", "bring.delivered"))
 def test_a_promotion_while_the_first_one_is_brought_is_brought_in_the_same_pass(
     owner: Owner, at_point: AtPoint, point: str
 ) -> None:
@@ -311,7 +313,7 @@ Owner(None, settings).distribute(node)
 """
 
 
-@pytest.mark.parametrize("point", ["bring.delivered", "bring.published"])
+@pytest.mark.parametrize("point", first_of("bring.published", "bring.delivered"))
 def test_killed_at_any_step_the_next_pass_ends_right(owner: Owner, point: str) -> None:
     data = weights(31 + len(point), 1000)  # which no other test has brought to the node
     sha = owner.promote(data)

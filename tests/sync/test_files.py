@@ -358,7 +358,7 @@ POINTS = [
     pytest.param("files.kept", marks=pytest.mark.cluster),
     "files.recorded",
     pytest.param("publish.recorded", marks=pytest.mark.cluster),
-    "links.made",
+    pytest.param("links.made", marks=pytest.mark.cluster),
     pytest.param("links.switched", marks=pytest.mark.cluster),
     pytest.param("publish.switched", marks=pytest.mark.cluster),
     pytest.param("files.removed", marks=pytest.mark.cluster),

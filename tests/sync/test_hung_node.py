@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+from ringrift_sync_dagster.sync import survey
 from tests.node.merging import game
 from tests.sync.conftest import Field
 
@@ -25,7 +26,8 @@ def hung(agents: EmbeddedCluster) -> Iterator[None]:
 
 @pytest.mark.timeout(40)
 @pytest.mark.usefixtures("hung")
-def test_a_hung_agent_fails_its_own_partitions_within_seconds(field_: Field) -> None:
+def test_a_hung_agent_fails_its_own_partitions_within_seconds(field_: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "PROBE_SECONDS", 6.0)  # asked twice, for a third of this each time
     field_.play(WELL, "data/games/x.db", game("g1", config="hex8_2p"))
 
     report = field_.collect("hex8_2p", "hex8_3p")

@@ -15,6 +15,7 @@ from ringrift_sync_dagster.demo.exports import model_bytes, write_model
 from ringrift_sync_dagster.demo.games import make_game
 from ringrift_sync_dagster.demo.ratings import make_matches, write_matches
 from ringrift_sync_dagster.intake.rows import RowsIntake
+from ringrift_sync_dagster.node import canonical
 from ringrift_sync_dagster.storage.quarantine import Quarantine
 from ringrift_sync_dagster.sync import passes
 from ringrift_sync_dagster.sync.collect import Request, move
@@ -166,7 +167,10 @@ def test_a_missing_link_is_found_and_what_is_not_brought_again_is_not_called_rep
     assert link.read_bytes() == model_bytes("best")
 
 
-def test_a_lost_store_is_found_and_one_that_is_busy_is_not_called_rotten(field_: Field) -> None:
+def test_a_lost_store_is_found_and_one_that_is_busy_is_not_called_rotten(
+    field_: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canonical, "BUSY_MS", 300)  # the patience of half a minute, shortened
     field_.play(A, "data/games/selfplay.db", make_game("verify", CONFIG))
     assert field_.one(CONFIG).games_new == 1
     store = field_.canonical(CONFIG)

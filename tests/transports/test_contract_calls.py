@@ -16,6 +16,7 @@ from ringrift_sync_dagster.errors import (
 )
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports.base import Transport
+from tests.marks import first_of
 from tests.transports.artifacts import (
     MIB,
     made,
@@ -85,6 +86,7 @@ def test_any_name_of_a_source_is_only_a_name(
     assert (tmp_path / "got").read_bytes() == data
 
 
+@pytest.mark.parametrize("way", first_of("p2p_http", "rsync", "base64"), indirect=True)
 def test_a_manifest_tells_everything_first_and_then_what_changed(
     way: Way, transport: Transport, deadline: Deadline
 ) -> None:

@@ -20,6 +20,7 @@ from ringrift_sync_dagster.errors import (
 )
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports.base import Transport
+from tests.marks import first_of
 from tests.transports.artifacts import (
     LARGE,
     MIB,
@@ -86,6 +87,7 @@ def test_a_part_of_other_content_is_dropped_and_the_fetch_starts_over(
     assert not part_of(tmp_path / "got").exists()
 
 
+@pytest.mark.parametrize("way", first_of("rsync", "p2p_http", "base64"), indirect=True)
 @pytest.mark.parametrize(
     "name", ["-rf", "..dots", ".hidden", "two words", "line\nbreak", "ünï-码", "$(id)", "a'b\"c", "%41"]
 )
@@ -167,6 +169,7 @@ def test_a_file_of_another_length_than_the_artifact_is_refused(
     assert not (tmp_path / "got").exists()
 
 
+@pytest.mark.parametrize("way", first_of("rsync", "p2p_http", "base64"), indirect=True)
 def test_a_cancelled_fetch_stops_soon_and_goes_on_later(
     way: Way, transport: Transport, deadline: Deadline, tmp_path: Path
 ) -> None:
@@ -191,6 +194,7 @@ def test_no_time_left_is_said_before_anything_is_asked(way: Way, transport: Tran
         transport.fetch(way.place(made(1000)), tmp_path / "got", deadline=Deadline(0))
 
 
+@pytest.mark.parametrize("way", first_of("rsync", "p2p_http", "base64"), indirect=True)
 def test_one_place_is_fetched_by_one_at_a_time(
     way: Way, transport: Transport, deadline: Deadline, tmp_path: Path
 ) -> None:
@@ -212,6 +216,7 @@ def test_one_place_is_fetched_by_one_at_a_time(
     assert (tmp_path / "got").read_bytes() == data
 
 
+@pytest.mark.parametrize("way", first_of("p2p_http", "rsync", "base64"), indirect=True)
 def test_several_threads_share_one_transport(
     way: Way, transport: Transport, deadline: Deadline, tmp_path: Path
 ) -> None:

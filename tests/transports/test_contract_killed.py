@@ -30,6 +30,7 @@ from tests.transports.conftest import Way
 HUGE = 512 * MIB
 
 
+@pytest.mark.parametrize("way", first_of("base64", "p2p_http", "rsync"), indirect=True)
 @pytest.mark.parametrize("percent", first_of(50, 10, 90))
 def test_a_killed_receiver_goes_on_where_it_was(
     way: Way, transport: Transport, deadline: Deadline, tmp_path: Path, percent: int
@@ -45,6 +46,7 @@ def test_a_killed_receiver_goes_on_where_it_was(
     assert (tmp_path / "got").read_bytes() == data
 
 
+@pytest.mark.parametrize("way", first_of("p2p_http", "rsync", "base64"), indirect=True)
 @pytest.mark.parametrize("percent", first_of(50, 10, 90))
 def test_a_killed_sender_costs_only_what_was_on_the_way(
     way: Way, transport: Transport, deadline: Deadline, tmp_path: Path, percent: int
@@ -63,6 +65,7 @@ def test_a_killed_sender_costs_only_what_was_on_the_way(
     assert (tmp_path / "got").read_bytes() == data
 
 
+@pytest.mark.parametrize("way", first_of("rsync", "p2p_http", "base64"), indirect=True)
 @pytest.mark.parametrize("percent", first_of(50, 10, 90))
 def test_a_killed_pusher_goes_on_where_the_node_says(
     way: Way, transport: Transport, deadline: Deadline, tmp_path: Path, percent: int
@@ -79,6 +82,7 @@ def test_a_killed_pusher_goes_on_where_the_node_says(
     assert way.received("node-h", artifact.sha256).read_bytes() == data
 
 
+@pytest.mark.parametrize("way", first_of("p2p_http", "rsync", "base64"), indirect=True)
 @pytest.mark.parametrize("percent", first_of(50, 10, 90))
 def test_a_killed_node_goes_on_with_a_push_where_it_was(
     way: Way, transport: Transport, deadline: Deadline, tmp_path: Path, percent: int

@@ -16,6 +16,7 @@ from ringrift_sync_dagster.errors import (
 )
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.transports.base import Transport
+from tests.marks import first_of
 from tests.transports.artifacts import (
     LARGE,
     MIB,
@@ -81,6 +82,7 @@ def test_a_source_that_changes_on_the_way_is_a_changed_source(
     assert not way.received("origin-1", named(data).sha256).exists()
 
 
+@pytest.mark.parametrize("way", first_of("rsync", "p2p_http", "base64"), indirect=True)
 def test_a_cancelled_push_goes_on_later(way: Way, transport: Transport, deadline: Deadline, tmp_path: Path) -> None:
     data = made(LARGE, "cancelled")
     artifact = named(data)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -133,6 +135,7 @@ def test_a_login_without_rsync_is_served_by_base64_and_each_rung_says_why_not(ba
     assert (tmp_path / "got").read_bytes() == data
 
 
+@pytest.mark.cluster
 def test_one_rung_alone_is_used_when_it_is_asked_for(host: Host, tmp_path: Path) -> None:
     host.sshd.start()
     node, data = host.with_agent(), made(MIB)
@@ -200,6 +203,7 @@ def test_our_own_disk_and_our_own_cancel_never_count_against_the_node(host: Host
     assert state_of(host, Rung.P2P) is CircuitState.CLOSED
 
 
+@pytest.mark.cluster
 def test_what_one_rung_brought_serves_the_next(host: Host, tmp_path: Path) -> None:
     host.sshd.start()
     host.agent.start()
@@ -233,6 +237,7 @@ def test_a_killed_agent_in_the_middle_of_a_fetch_is_followed_by_rsync_from_there
     assert not part_of(tmp_path / "got").exists()
 
 
+@pytest.mark.cluster
 def test_a_black_hole_ends_the_ladder_inside_its_deadline(host: Host, tmp_path: Path) -> None:
     with ChaosProxy((host.address, 1), host.address) as proxy:
         proxy.black_hole = True
@@ -255,11 +260,13 @@ def test_a_probe_says_over_which_rung_the_node_answers_or_why_none_does(host: Ho
 def test_a_node_that_answers_and_has_nothing_that_could_serve_is_not_called_down(bare: Host, tmp_path: Path) -> None:
     bare.sshd.start()
     (bare.sshd.folder / "bin" / "base64").unlink()
-    with pytest.raises(RungUnusableError, match="base64") as caught:
+    with pytest.raises(TransferError, match="base64 is missing") as caught:
         bare.ladder().fetch(bare.place(made(1000)), tmp_path / "got", deadline=Deadline(60))
+    assert not isinstance(caught.value, NodeDownError)
     assert tried(caught.value)[0] == ("p2p_http", "UnreachableError")
 
 
+@pytest.mark.cluster
 def test_a_rung_that_was_forced_is_no_advice_for_others(host: Host, tmp_path: Path) -> None:
     host.sshd.start()
     node = host.with_agent()
@@ -283,6 +290,17 @@ def test_a_connection_that_broke_is_tried_again_after_a_pause_and_then_the_next_
     assert monotonic() - started >= pause_seconds(1, 1.0)
 
 
+def test_an_agent_that_is_busy_for_a_moment_is_asked_again_before_it_is_given_up(host: Host) -> None:
+    node = host.with_agent()
+    os.kill(host.agent.pid, signal.SIGSTOP)
+    goes_on = threading.Timer(2.5, os.kill, (host.agent.pid, signal.SIGCONT))
+    goes_on.start()
+    found = host.ladder(node).probe(Deadline(6))  # a share of two seconds for each of three rungs
+    goes_on.join()
+    assert (found.reachable, found.transport) == (True, "p2p_http"), found.detail
+    assert state_of(host, Rung.P2P) is CircuitState.CLOSED
+
+
 def test_a_rung_that_hangs_leaves_the_later_ones_their_time(host: Host, tmp_path: Path) -> None:
     host.sshd.start()
     with ChaosProxy((host.address, 1), host.address) as proxy:
@@ -292,6 +310,7 @@ def test_a_rung_that_hangs_leaves_the_later_ones_their_time(host: Host, tmp_path
     assert tried(fetched) == [("p2p_http", "DeadlineExceededError"), ("rsync", "")]
 
 
+@pytest.mark.cluster
 def test_who_only_is_slow_is_not_left_and_not_blamed(host: Host, tmp_path: Path) -> None:
     node, data = host.with_agent(), made(6 * MIB)
     pacer = BucketPacer(1.5 * MIB)  # four seconds, and a share of two for each of three rungs
@@ -303,6 +322,7 @@ def test_who_only_is_slow_is_not_left_and_not_blamed(host: Host, tmp_path: Path)
     assert (tmp_path / "got").read_bytes() == data
 
 
+@pytest.mark.cluster
 def test_a_probe_that_we_stopped_ourselves_leaves_the_next_one_its_try(host: Host, tmp_path: Path) -> None:
     node, artifact = host.with_agent(), host.place(made(MIB))
     quick = CircuitBreakerConfig(failure_threshold=1, recovery_timeout_seconds=0.2)
@@ -326,6 +346,7 @@ def test_when_ssh_answers_again_both_of_its_rungs_are_closed(host: Host) -> None
     assert {state_of(host, rung) for rung in (Rung.RSYNC, Rung.BASE64)} == {CircuitState.CLOSED}
 
 
+@pytest.mark.cluster
 def test_a_missing_token_is_no_reason_to_leave_ssh_aside(host: Host, tmp_path: Path) -> None:
     host.sshd.start()
     node = host.with_agent()
@@ -345,6 +366,7 @@ def test_a_node_without_an_address_says_so(host: Host, tmp_path: Path) -> None:
             climb()
 
 
+@pytest.mark.cluster
 def test_a_rescue_has_thirty_minutes_and_anything_else_fifteen(host: Host, tmp_path: Path) -> None:
     node, seen = host.with_agent(), []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,9 +19,12 @@ from tests.transports.bad_server import BadServer, raw
 HEALTH = b'{"status":"up","version":"1","node_id":"node-a"}'
 
 
-@pytest.fixture
-def agent(tmp_path: Path, coordinator_key: CoordinatorKey, free_addresses: Iterator[str]) -> Iterator[AgentProcess]:
-    with AgentProcess("node-a", tmp_path / "root", next(free_addresses), coordinator_key) as started:
+@pytest.fixture(scope="module")
+def agent(
+    tmp_path_factory: pytest.TempPathFactory, coordinator_key: CoordinatorKey, free_addresses: Iterator[str]
+) -> Iterator[AgentProcess]:
+    root = tmp_path_factory.mktemp("agent") / "root"
+    with AgentProcess("node-a", root, next(free_addresses), coordinator_key) as started:
         yield started
 
 

@@ -81,6 +81,7 @@ def once(fault: Callable[[], object], at: int) -> Callable[[int], None]:
     return progress
 
 
+@pytest.mark.cluster
 def test_latency_and_a_low_rate_are_no_faults(
     transport: P2PHttpTransport, proxy: ChaosProxy, agent: AgentProcess, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_the_deadline_ends_a_call_into_a_black_hole(transport: P2PHttpTransport,
     assert 2 <= time.monotonic() - started < 2 + SLACK_SECONDS
 
 
+@pytest.mark.cluster
 def test_a_full_backlog_is_unreachable_after_the_connect_timeout(tmp_path: Path) -> None:
     with full_backlog() as (host, port):
         transport = P2PHttpTransport(Node("node-f", host, "", agent_port=port), lambda: "t")

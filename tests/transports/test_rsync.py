@@ -30,6 +30,7 @@ from ringrift_sync_dagster.transports.ssh import SshEndpoint
 from ringrift_sync_dagster.transports.ssh_transport import SshTransport
 from tests import disks
 from tests.agent.agents import wait_until
+from tests.marks import first_of
 from tests.transports.artifacts import MIB, made, named, part_of
 from tests.transports.ssh_nodes import SlowPacer, SshHost, registered, running
 
@@ -81,7 +82,7 @@ def grown(path: Path) -> None:
         stream.write(NEW)
 
 
-@pytest.mark.parametrize("change", [replaced, cut, overwritten, grown, Path.unlink])
+@pytest.mark.parametrize("change", first_of(overwritten, replaced, cut, grown, Path.unlink))
 def test_a_source_that_changes_on_the_way_arrives_as_it_was_or_not_at_all(
     host: SshHost, transport: SshTransport, tmp_path: Path, change: Change
 ) -> None:
@@ -100,7 +101,7 @@ def test_a_source_that_changes_on_the_way_arrives_as_it_was_or_not_at_all(
         transport.fetch(artifact, tmp_path / "again", deadline=Deadline(30))
 
 
-@pytest.mark.parametrize("change", [replaced, cut, overwritten])
+@pytest.mark.parametrize("change", first_of(replaced, cut, overwritten))
 def test_a_part_of_an_older_state_is_never_completed_with_a_newer_one(
     host: SshHost, transport: SshTransport, tmp_path: Path, change: Change
 ) -> None:
@@ -135,7 +136,7 @@ def test_a_source_without_end_does_not_fill_our_disk(host: SshHost, tmp_path: Pa
     assert part.path.stat().st_size < 32 * MIB
 
 
-@pytest.mark.parametrize("name", ["a[1].pth", "a*.pth", "a?\\[.pth", "back\\slash.pth", "{a,b}.pth"])
+@pytest.mark.parametrize("name", first_of("a?\\[.pth", "a[1].pth", "a*.pth", "back\\slash.pth", "{a,b}.pth"))
 def test_a_name_that_looks_like_a_pattern_brings_no_other_file(
     host: SshHost, transport: SshTransport, tmp_path: Path, name: str
 ) -> None:
@@ -148,7 +149,7 @@ def test_a_name_that_looks_like_a_pattern_brings_no_other_file(
     assert (tmp_path / "got").read_bytes() == OLD[:1000]
 
 
-@pytest.mark.parametrize("verb", ["fetch", "push"])
+@pytest.mark.parametrize("verb", first_of("fetch", "push"))
 def test_the_pace_holds_and_follows_while_a_transfer_runs(
     host: SshHost, transport: SshTransport, tmp_path: Path, verb: str
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_deadline_ends_a_transfer_on_time_and_keeps_what_came(
     assert 0 < part_of(tmp_path / "got").stat().st_size < 2 * MIB
 
 
+@pytest.mark.cluster
 def test_a_part_of_other_content_on_the_node_is_dropped_and_the_push_starts_over(
     host: SshHost, transport: SshTransport, tmp_path: Path
 ) -> None:
@@ -305,6 +307,7 @@ rsync_transport(node, settings).fetch(
     assert list(control.iterdir()) == []
 
 
+@pytest.mark.cluster
 def test_transfers_side_by_side_share_one_connection(host: SshHost, tmp_path: Path) -> None:
     transport = host.transport()
     transport.fetch(host.place(b"first"), tmp_path / "first", deadline=Deadline(30))

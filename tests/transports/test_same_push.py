@@ -44,7 +44,9 @@ def push(host: SshHost, make: Make, source: Path, rate: float) -> None:
 
 @pytest.mark.parametrize(
     "first, second",
-    [(base64_transport, base64_transport), (rsync_transport, base64_transport), (base64_transport, rsync_transport)],
+    first_of(
+        (rsync_transport, base64_transport), (base64_transport, base64_transport), (base64_transport, rsync_transport)
+    ),
 )
 def test_the_second_of_two_pushes_harms_nothing(host: SshHost, tmp_path: Path, first: Make, second: Make) -> None:
     part = host.received(ARTIFACT.sha256).with_suffix(".part")

@@ -31,9 +31,12 @@ from tests.transports.bad_server import closed_port
 DATA = random.Random(1).randbytes(3_000_000)
 
 
-@pytest.fixture
-def agent(tmp_path: Path, coordinator_key: CoordinatorKey, free_addresses: Iterator[str]) -> Iterator[AgentProcess]:
-    with AgentProcess("node-s", tmp_path / "agent", next(free_addresses), coordinator_key) as started:
+@pytest.fixture(scope="module")
+def agent(
+    tmp_path_factory: pytest.TempPathFactory, coordinator_key: CoordinatorKey, free_addresses: Iterator[str]
+) -> Iterator[AgentProcess]:
+    root = tmp_path_factory.mktemp("agent") / "agent"
+    with AgentProcess("node-s", root, next(free_addresses), coordinator_key) as started:
         yield started
 
 
@@ -72,6 +75,7 @@ def test_the_proxy_resolves_the_name(agent: AgentProcess, tmp_path: Path) -> Non
         assert proxy.asked == [("node-s.tailnet.invalid", agent.port)]
 
 
+@pytest.mark.cluster
 def test_the_pinned_certificate_is_checked_through_the_proxy_too(
     tmp_path: Path, coordinator_key: CoordinatorKey, free_addresses: Iterator[str]
 ) -> None:
@@ -101,6 +105,7 @@ def test_without_a_proxy_that_listens_everything_goes_directly(agent: AgentProce
             assert link.run("echo there", deadline=Deadline(20)).text == "there"
 
 
+@pytest.mark.cluster
 def test_a_proxy_that_ends_is_no_longer_asked(agent: AgentProcess) -> None:
     with SocksServer() as proxy:
         transport = P2PHttpTransport(behind(agent.inventory_node(), proxy), agent.token)
@@ -119,6 +124,7 @@ def test_a_target_that_the_proxy_cannot_reach_is_unreachable(tmp_path: Path) -> 
         assert proxy.asked == [("127.0.0.1", port)]
 
 
+@pytest.mark.cluster
 def test_a_proxy_that_hangs_ends_within_the_connect_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         node = Node("node-s", "127.0.0.1", "", socks5_port=silent.getsockname()[1])

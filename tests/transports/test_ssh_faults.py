@@ -32,6 +32,7 @@ from ringrift_sync_dagster.transports.rsync_errors import connection_error
 from ringrift_sync_dagster.transports.rsync_run import DOWN, far_path, run_rsync
 from ringrift_sync_dagster.transports.ssh import SshEndpoint, SshSettings
 from ringrift_sync_dagster.transports.ssh_link import SshLink
+from tests.marks import first_of
 from tests.sshd import PROGRAMS, make_key, program
 from tests.transports.artifacts import made, named
 from tests.transports.ssh_nodes import WITHOUT_PYTHON, SshHost
@@ -156,7 +157,7 @@ def test_any_name_of_a_key_and_of_a_file_of_known_keys_is_only_a_name(host: SshH
     reach(host.node(ssh_key=str(key)), replace(host.settings, known_hosts=folder / "known"))
 
 
-@pytest.mark.parametrize("kind", ["others may enter it", "a file", "no place"])
+@pytest.mark.parametrize("kind", first_of("others may enter it", "a file", "no place"))
 def test_without_a_folder_of_our_own_no_connection_is_shared_and_that_is_logged_once(
     host: SshHost, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
@@ -237,7 +238,7 @@ def test_an_rsync_that_answers_something_else_is_no_way_to_the_node(
             host.transport().fetch(host.place(b"data"), tmp_path / "got", deadline=Deadline(20))
 
 
-@pytest.mark.parametrize("lacking", ["rsync", "ssh"])
+@pytest.mark.parametrize("lacking", first_of("rsync", "ssh"))
 def test_a_program_that_is_missing_here_is_our_own_fault(
     host: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
@@ -307,7 +308,7 @@ def test_a_kit_that_was_damaged_or_removed_is_placed_anew(host: SshHost) -> None
     assert [path.name for path in (host.scratch / "kit").iterdir()] == [kit.name]
 
 
-@pytest.mark.parametrize("name", ['-a b\'s "q" $(x)\nü\udcff', "[a]*?{b,c}~"])
+@pytest.mark.parametrize("name", first_of('-a b\'s "q" $(x)\nü\udcff', "[a]*?{b,c}~"))
 def test_any_name_of_a_root_is_only_a_name(host: SshHost, tmp_path: Path, name: str) -> None:
     host.root = host.folder / name / "ai-service"
     host.root.mkdir(parents=True)

@@ -32,6 +32,7 @@ from ringrift_sync_dagster.transports.p2p_http import P2PHttpTransport
 from ringrift_sync_dagster.transports.ssh import SshEndpoint, SshSettings
 from ringrift_sync_dagster.transports.tunnel import Tunnel
 from tests.agent.agents import AgentProcess, alive, children, wait_until
+from tests.marks import first_of
 from tests.sshd import Sshd
 from tests.transports.bad_server import closed_port
 
@@ -45,10 +46,11 @@ class NoForwarding(Sshd):
         return f"AllowTcpForwarding no\n{super()._limits()}"
 
 
-@pytest.fixture
-def agent(tmp_path: Path, coordinator_key: CoordinatorKey) -> Iterator[AgentProcess]:
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory, coordinator_key: CoordinatorKey) -> Iterator[AgentProcess]:
     """An agent on the loopback of its node, which is the one of this machine."""
-    with AgentProcess("node-t", tmp_path / "agent", "127.0.0.1", coordinator_key) as started:
+    root = tmp_path_factory.mktemp("agent") / "agent"
+    with AgentProcess("node-t", root, "127.0.0.1", coordinator_key) as started:
         yield started
 
 
@@ -92,6 +94,7 @@ def test_a_node_without_an_address_of_its_own_is_reached_through_ssh(
     assert logins(sshd) == 1
 
 
+@pytest.mark.cluster
 def test_a_node_at_whose_address_nothing_answers_is_reached_through_ssh(agent: AgentProcess, sshd: Sshd) -> None:
     node = replace(only_ssh(sshd, agent.port), proxied_ssh=False)
     assert node.own_addresses == (sshd.address,)
@@ -111,6 +114,7 @@ def test_a_token_goes_through_the_tunnel_where_it_may_not_go_in_the_clear(agent:
         direct.call("scan", {}, deadline=Deadline(20))
 
 
+@pytest.mark.cluster
 def test_an_agent_with_a_pinned_certificate_keeps_it_inside_the_tunnel(
     sshd: Sshd, tmp_path: Path, coordinator_key: CoordinatorKey
 ) -> None:
@@ -125,6 +129,7 @@ def test_an_agent_with_a_pinned_certificate_keeps_it_inside_the_tunnel(
             wrong.fetch(artifact, tmp_path / "other", deadline=Deadline(20))
 
 
+@pytest.mark.cluster
 def test_a_shell_that_prints_a_banner_is_no_hindrance(
     agent: AgentProcess, tmp_path: Path, free_addresses: Iterator[str]
 ) -> None:
@@ -133,6 +138,7 @@ def test_a_shell_that_prints_a_banner_is_no_hindrance(
         assert transport.probe(Deadline(20)).reachable
 
 
+@pytest.mark.cluster
 def test_the_tunnel_ends_with_the_transport_and_starts_again_when_it_is_needed(
     agent: AgentProcess, sshd: Sshd, coordinator_key: CoordinatorKey
 ) -> None:
@@ -149,6 +155,7 @@ def test_the_tunnel_ends_with_the_transport_and_starts_again_when_it_is_needed(
     transport.close()
 
 
+@pytest.mark.cluster
 def test_a_transport_that_needs_no_tunnel_starts_none(
     sshd: Sshd, tmp_path: Path, coordinator_key: CoordinatorKey, free_addresses: Iterator[str]
 ) -> None:
@@ -206,6 +213,7 @@ def test_no_agent_at_the_far_end_means_nothing_answers_there(sshd: Sshd) -> None
         assert not transport.probe(Deadline(20)).reachable
 
 
+@pytest.mark.cluster
 def test_an_sshd_that_forbids_forwarding_is_a_way_that_does_not_work(
     agent: AgentProcess, tmp_path: Path, free_addresses: Iterator[str]
 ) -> None:
@@ -248,7 +256,7 @@ def test_a_node_without_any_way_says_so() -> None:
         transport.call("scan", {}, deadline=Deadline(20))
 
 
-@pytest.mark.parametrize("seconds, error", [(1.5, DeadlineExceededError), (30.0, TransferError)])
+@pytest.mark.parametrize("seconds, error", first_of((30.0, TransferError), (1.5, DeadlineExceededError)))
 def test_an_sshd_that_takes_connections_and_hangs_is_given_up(
     tmp_path: Path, seconds: float, error: type[TransferError]
 ) -> None:
@@ -283,6 +291,7 @@ def test_after_an_sshd_was_killed_the_fetch_goes_on_through_a_new_tunnel(
     assert (tmp_path / "got").read_bytes() == data
 
 
+@pytest.mark.cluster
 def test_a_local_port_that_was_taken_meanwhile_is_not_used(
     agent: AgentProcess, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
