@@ -21,8 +21,10 @@ COMPLETE_VARIABLE: Final = "_RINGRIFT_SYNC_COMPLETE"
 """What a shell sets when it asks for completions; click's form for this program, however it was started."""
 
 VERBS: Final = {
+    "up": Verb("running", "up", "Run everything that a coordinator runs: its agent, and Dagster."),
+    "daemon": Verb("running", "daemon", "Move data in the background, without Dagster."),
     "sync": Verb("sync", "sync", "Move data between nodes and their owner now."),
-    "plan": Verb("catalog", "plan", "Show what the next pass would move; move nothing."),
+    "plan": Verb("plans", "plan", "Show what the next pass would move; move nothing."),
     "pull": Verb("sync", "pull", "Bring data from nodes now, after a loss everything that they hold."),
     "promote": Verb("versions", "promote", "Make a model the promoted one of its config."),
     "versions": Verb("versions", "versions", "See versions of npz and models, and put one back."),

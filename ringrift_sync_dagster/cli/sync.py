@@ -86,8 +86,9 @@ class ConfigName(click.ParamType[str]):
 @click.option("--recover", is_flag=True, help="Also collect what was brought to nodes, and their own canonical files.")
 @click.option("--force", is_flag=True, help="Also let a worse npz replace a better one.")
 @click.option("--transport", type=click.Choice(TRANSPORTS), help="Only this transport; by default each in order.")
-@verb("hosts", "root", "state-url")
-def sync(session: Session, /, transport: str | None, **chosen: Any) -> int:  # noqa: ANN401 - what click gives
+@click.option("--dry-run", is_flag=True, help="Show what would move, by what nodes told last; move nothing.")
+@verb("hosts", "home", "root", "state-url")
+def sync(session: Session, /, transport: str | None, dry_run: bool, **chosen: Any) -> int:  # noqa: ANN401, FBT001 - what click gives
     """Move data between nodes and their owner now.
 
     Every partition is tried, and the exit code is 1 when one failed. Without --up and --down data goes both ways.
@@ -101,6 +102,8 @@ def sync(session: Session, /, transport: str | None, **chosen: Any) -> int:  # n
         types, chosen["configs"] or None, chosen["nodes"] or None, "cli", up=both or chosen["up"],
         down=both or chosen["down"], to=chosen["to"], recover=chosen["recover"], force=chosen["force"],
     )  # fmt: skip
+    if dry_run:
+        return _show_plan(session, request)
     return _run(session, request, transport)
 
 
@@ -132,6 +135,18 @@ def pull(session: Session, /, transport: str | None, **chosen: Any) -> int:  # n
         types, chosen["configs"] or None, chosen["nodes"] or None, "cli", down=False, recover=chosen["recover"]
     )  # fmt: skip
     return _run(session, request, transport)
+
+
+def _show_plan(session: Session, request: Request) -> int:
+    from ringrift_sync_dagster.cli.plans import show_plan
+    from ringrift_sync_dagster.sync.planner import measured_before
+    from ringrift_sync_dagster.sync.runtime import Runtime
+    from ringrift_sync_dagster.sync.strategy_plan import SyncPlanner
+
+    settings = session.settings()
+    with Runtime.open(settings) as runtime:
+        chosen = SyncPlanner(runtime).plan_request(request)
+        return show_plan(session, chosen, settings, measured_before(runtime.state))
 
 
 def _run(session: Session, request: Request, transport: str | None) -> int:

@@ -20,6 +20,8 @@ from ringrift_sync_dagster.storage.quarantine import Quarantine
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 VERBS = [
+    "up",
+    "daemon",
     "sync",
     "plan",
     "pull",
