@@ -27,6 +27,8 @@ VERBS = [
     "versions",
     "where",
     "diff",
+    "explain",
+    "breakers",
     "verify",
     "report",
     "status",
