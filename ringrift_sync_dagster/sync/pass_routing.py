@@ -18,6 +18,7 @@ from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state import exclusions, measures
 from ringrift_sync_dagster.sync.node_facts import full_nodes, load_facts
 from ringrift_sync_dagster.sync.runtime import Runtime
+from ringrift_sync_dagster.sync.targets import is_target
 from ringrift_sync_dagster.sync.transferring import disk_of_node
 from ringrift_sync_dagster.transports.base import Transport
 
@@ -52,13 +53,13 @@ class PassRouting:
         scores = {name: target_score(known, data_type).value for name, known in self._facts.items()}
         return sorted(self._nodes, key=lambda node: -scores[node.name])
 
-    def skips(self, node: Node, data_type: DataType) -> bool:
-        """Say whether the settings skip a node that may have the data, for its connection or because of its disk."""
-        if node.name in self._to:
-            return False
-        settings = self._runtime.settings
-        rules = Rules(self._runtime.intake.owner, settings.min_quality_score, settings.exclude_nfs_hosts)
-        return any(one.rule in _SKIPPING for one in target_refusals(self._facts[node.name], data_type, rules))
+    def brings(self, node: Node, data_type: DataType) -> bool:
+        """Say whether this data goes down to the node: it is for it, and neither connection nor disk speaks against.
+
+        The settings say what a bad connection is; a person who named the node wants it all the same.
+        """
+        asked = node.name in self._to
+        return is_target(node, data_type, asked=asked) and (asked or not self._is_skipped(node, data_type))
 
     def look_again(self, node: Node, transport: Transport) -> None:
         """Ask a node whose disk was full for its disk: somebody may have freed space, and nothing else finds out."""
@@ -82,3 +83,8 @@ class PassRouting:
                 _LOG.warning("node=%s excluded=as a target, for a while cause=%s", name, failed[name])
         except StateError as error:
             _LOG.warning("measured=not remembered cause=%s", error)
+
+    def _is_skipped(self, node: Node, data_type: DataType) -> bool:
+        settings = self._runtime.settings
+        rules = Rules(self._runtime.intake.owner, settings.min_quality_score, settings.exclude_nfs_hosts)
+        return any(one.rule in _SKIPPING for one in target_refusals(self._facts[node.name], data_type, rules))

@@ -32,7 +32,6 @@ from ringrift_sync_dagster.sync.pass_routing import PassRouting
 from ringrift_sync_dagster.sync.report import Failure, Note, Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.survey import Survey, survey
-from ringrift_sync_dagster.sync.targets import is_target
 from ringrift_sync_dagster.transports.base import Transport
 
 SURVEYS: Final = 16
@@ -304,7 +303,7 @@ class Pass:
             self._downs_left.remove(data_type)
             known = self._known.after_ups() if self._came_up else self._known
             for node in self._routing.in_turn(data_type):
-                if node.name in self._surveys and self._is_brought(data_type, node):
+                if node.name in self._surveys and self._routing.brings(node, data_type):
                     self._let_go_down_to(node, data_type, known)
 
     def _let_go_down_to(self, node: Node, data_type: DataType, known: OwnerState) -> None:
@@ -320,10 +319,6 @@ class Pass:
         except Exception as raised:  # noqa: BLE001 - what cannot be told here, the mover itself will tell
             _LOG.debug("partition=%s quiet=unknown cause=%r", partition, raised)
             return False
-
-    def _is_brought(self, data_type: DataType, node: Node) -> bool:
-        asked = node.name in self._order.to
-        return is_target(node, data_type, asked=asked) and not self._routing.skips(node, data_type)
 
     def _moved(self, item: _Item, outcome: Outcome) -> None:
         data_type, partition, up = item

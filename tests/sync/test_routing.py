@@ -225,7 +225,7 @@ def test_a_pass_skips_the_owners_disk_and_bad_connections_unless_a_person_named_
     order = Order(("hex8_2p",), runtime.nodes(["train-a", "train-b"]), "test", to=frozenset(to))
     with ThreadPoolExecutor(1) as pool:
         one = Pass(runtime, {}, order, pool, pool)
-        assert [node.name for node in order.nodes if one._is_brought(DataType.NPZ, node)] == brought
+        assert [node.name for node in order.nodes if one._routing.brings(node, DataType.NPZ)] == brought
 
 
 def test_a_strategy_that_chooses_sees_the_best_first_and_who_is_refused(runtime: Runtime) -> None:
