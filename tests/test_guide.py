@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ringrift_sync_dagster.core.bandwidth import PROVIDER_LIMITS_MB_PER_S, Trans
 from ringrift_sync_dagster.core.breaker import CircuitBreakerConfig
 from ringrift_sync_dagster.core.escalation import LADDER, Rung
 from ringrift_sync_dagster.core.events import DataEventType
+from ringrift_sync_dagster.core.routing import SOURCE_WEIGHTS, TARGET_WEIGHTS, Weight
 from ringrift_sync_dagster.settings.identity import create_coordinator_key
 from ringrift_sync_dagster.state.payloads import PAYLOADS, Payload
 from tests.agent.agents import AgentProcess, addresses
@@ -48,7 +49,7 @@ x-training: &training
   ssh_user: {user}
   ringrift_path: {base}/training
 hosts:
-  hub-1: {{ssh_host: 127.77.0.1, ringrift_path: {base}/hub, role: coordinator}}
+  coordinator-1: {{ssh_host: 127.77.0.1, ringrift_path: {base}/hub, role: coordinator}}
   node-name:
     ssh_host: {address}
     ssh_port: {port}
@@ -59,6 +60,8 @@ hosts:
     provider: vultr
   training-node: {{<<: *training}}
   slow-node: {{<<: *training, status: offline}}
+  runpod-h100: {{<<: *training, ringrift_path: {base}/runpod, training_enabled: true}}
+  nebius-h100-1: {{<<: *training, ringrift_path: {base}/nebius, training_enabled: true}}
 """
 
 
@@ -106,7 +109,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     base = tmp_path_factory.mktemp("guide")
     free, key = addresses(), create_coordinator_key(base / "keys")
     games = base / "games"
-    for folder in ("node-name", "training/games", "training/npz", "games", "npz", "hub"):
+    for folder in ("node-name", "training/games", "training/npz", "games", "npz", "hub", "runpod", "nebius"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     for name in ("hex8_2p.npz", "square8_2p.npz"):
         (base / "npz" / name).write_bytes(name.encode() * 1000)
@@ -164,6 +167,8 @@ def test_every_python_example_runs(cluster: Cluster, number: int) -> None:
         "get_node_capabilities": "P2P: True, SSH: True",
         "sync_with_checksum": "success=True",
         "batch.sync": "square8_2p.npz",
+        "priority_hosts": "['runpod-h100', 'nebius-h100-1']",
+        "get_sync_sources": "nebius-h100-1 110.0",
     }
     for name, words in expected.items():
         assert name not in code or words in printed, printed
@@ -186,6 +191,19 @@ def test_the_priorities_are_the_codes() -> None:
         name.strip("`"): float(multiplier.rstrip("x")) for name, multiplier, _ in table_after("Transfer priorities")
     }
     assert told == {priority.name: priority.multiplier for priority in TransferPriority}
+
+
+@pytest.mark.parametrize("heading, weights", [("quality-based", TARGET_WEIGHTS), ("sources", SOURCE_WEIGHTS)])
+def test_the_parts_of_scores_are_the_codes(heading: str, weights: Mapping[str, Weight]) -> None:
+    rows = table_after("quality-based") if heading == "quality-based" else _second_table("quality-based")
+    told = {name.strip("`"): (float(points), why) for name, points, why in rows}
+    assert told == {name: (weight.points, weight.why) for name, weight in weights.items()}
+
+
+def _second_table(heading: str) -> list[list[str]]:
+    text = GUIDE.read_text().partition(f"# {heading}\n")[2].partition("| Part of a source's score")[2]
+    lines = text.partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
 
 
 def test_the_ladder_is_the_codes() -> None:

@@ -30,6 +30,8 @@ VERBS: Final = {
     "versions": Verb("versions", "versions", "See versions of npz and models, and put one back."),
     "where": Verb("catalog", "where", "Show on which nodes the data of a config lies."),
     "diff": Verb("catalog", "diff", "Show what a node and the coordinator lack of each other."),
+    "explain": Verb("explain", "explain", "Show why a node gets and gives what it does, and what would change it."),
+    "breakers": Verb("breakers", "breakers", "Show circuit breakers and exclusions, and close those of a node."),
     "verify": Verb("catalog", "verify", "Look again at what was verified once, and repair it."),
     "report": Verb("reports", "report", "Show or write tables: throughput, games by day, lag, ratings."),
     "status": Verb("status", "status", "Show nodes, partitions, running transfers and what waits to be recorded."),

@@ -55,7 +55,7 @@ def disk_refusal(disk: Disk, limits: DiskLimits, *, reserved_bytes: int, rescue:
     free = disk.free_bytes - reserved_bytes
     if free < min(SPARE_BYTES, SPARE_DISK * whole):
         return f"{_gb(disk.free_bytes)} are free and {_gb(reserved_bytes)} are to come; free some space"
-    used_percent = 100.0 * (whole - free) / whole
+    used_percent = 100.0 * (whole - free) / whole if whole > 0 else 100.0
     if rescue:
         return ""
     if limits.max_usage_percent is not None and used_percent > limits.max_usage_percent:

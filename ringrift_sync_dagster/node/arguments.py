@@ -30,6 +30,7 @@ _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
     "scan": {},
     "disk": {},
     "facts": {},
+    "storage": {"mark": _Argument((str,)), "look": _Argument((list,)), "drop": _Argument((str,))},
     "hash": {"path": _PATH},
     "list": {"path": _PATH, "config": _CONFIG, "after": _Argument((dict,)), "limit": _SEVERAL},
     "pack": {
@@ -86,6 +87,8 @@ _FORMS = {
     "artifact": re.compile(r"[0-9a-f]{64}"),
     "node": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"),
     "token": re.compile(r"[0-9a-f]{32}"),
+    "mark": re.compile(r"[0-9a-f]{32}"),
+    "drop": re.compile(r"[0-9a-f]{32}"),
     "data_type": re.compile(r"npz|models"),
 }
 

@@ -86,6 +86,14 @@ def _facts(context: Context, arguments: Arguments) -> Result:
     return facts.facts(context.roots, context.scratch, context.now)
 
 
+def _storage(context: Context, arguments: Arguments) -> Result:
+    from . import storage  # noqa: PLC0415 - as above
+
+    given = checked("storage", arguments)
+    look = given.get("look", ())
+    return {"found": storage.probe(context.roots.paths[0], given.get("mark"), look, given.get("drop"), context.now)}
+
+
 def _manifest(context: Context, arguments: Arguments) -> Result:
     from . import manifest  # noqa: PLC0415 - as above
 
@@ -333,6 +341,7 @@ OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "scan": _translated(_scan),
     "disk": _translated(_disk),
     "facts": _translated(_facts),
+    "storage": _translated(_storage),
     "pack": _translated(_pack),
     "list": _translated(_list),
     "hash": _translated(_hash),
@@ -351,7 +360,10 @@ OPS: Dict[str, Callable[[Context, Arguments], Result]] = {
     "published": _translated(_published),
     **{name: _translated(_ordered(name)) for name in ORDERS},
 }
-REMOTE = ("applied", "apply", "disk", "facts", "hash", "keys", "list", "pack", "publish", "published", "rows", "scan")
+REMOTE = (
+    *("applied", "apply", "disk", "facts", "hash", "keys", "list", "pack", "publish", "published", "rows", "scan"),
+    "storage",
+)
 """What is run for others; the rest writes, reads without a limit, or is how SSH does what an agent does by HTTP."""
 
 

@@ -102,6 +102,16 @@ class Node:
         return tuple(dict.fromkeys(pair for pair in (private, (self.ssh_host, self.ssh_port)) if pair[0]))
 
     @property
+    def trains(self) -> bool:
+        """True when it trains, by flag or role."""
+        return self.training_enabled or "training" in self.role
+
+    @property
+    def plays(self) -> bool:
+        """True when it plays, by flag or role."""
+        return self.selfplay_enabled or "selfplay" in self.role
+
+    @property
     def active(self) -> bool:
         """True unless its status says that nothing is to be asked of it."""
         return self.status not in INACTIVE_STATUSES

@@ -87,3 +87,12 @@ def all_placements(store: StateStore, node: str | None = None) -> list[Placement
 def _placements(store: StateStore, statement: sa.Select[Any]) -> list[Placement]:
     with store.read() as connection:
         return [Placement(**row) for row in connection.execute(statement).mappings()]
+
+
+def brought_at(store: StateStore, config: str = "") -> dict[tuple[str, str], float]:
+    """Give when each node was brought each data type last (of one config, if it is given), in seconds since 1970."""
+    last = sa.select(placements.c.node, placements.c.data_type, sa.func.max(placements.c.at).label("at"))
+    last = last.where(placements.c.config == config) if config else last
+    with store.read() as connection:
+        rows = connection.execute(last.group_by(placements.c.node, placements.c.data_type)).all()
+    return {(row.node, row.data_type): row.at for row in rows}

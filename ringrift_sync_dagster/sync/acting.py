@@ -17,7 +17,8 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.sync.collect import Request, move, settle
 from ringrift_sync_dagster.sync.report import CollectReport
 from ringrift_sync_dagster.sync.runtime import Runtime
-from ringrift_sync_dagster.sync.strategies import AutoSyncConfig, ClusterView, ephemeral_types, requests
+from ringrift_sync_dagster.sync.strategies import AutoSyncConfig, ephemeral_types, requests
+from ringrift_sync_dagster.sync.view import cluster_view
 
 LOOKERS: Final = 32
 """Ephemeral nodes that are looked at at the same time."""
@@ -37,7 +38,7 @@ def pass_once(runtime: Runtime, config: AutoSyncConfig, trigger: str) -> list[Re
         StateError: The state database cannot be used.
 
     """
-    return [move(runtime, request) for request in requests(config, ClusterView(runtime.nodes()), trigger)]
+    return [move(runtime, request) for request in requests(config, cluster_view(runtime, config), trigger)]
 
 
 class EphemeralLooks:

@@ -90,7 +90,7 @@ def move(runtime: Runtime, request: Request, *, settled: bool = False) -> dict[D
     names = None if request.nodes is None else [*request.nodes, *request.to]
     order = Order(
         _checked_configs(request.configs), runtime.nodes(names), request.trigger, up=request.up, down=request.down,
-        to=frozenset(request.to), recover=request.recover, force=request.force,
+        to=frozenset(request.to), recover=request.recover, force=request.force, in_order=request.nodes is not None,
     )  # fmt: skip
     wanted = frozenset(MOVERS if request.data_types is None else request.data_types)
     movers = {data_type: make(runtime) for data_type, make in MOVERS.items() if data_type in wanted}

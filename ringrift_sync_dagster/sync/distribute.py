@@ -247,7 +247,7 @@ class Distribution:
             data_type_priority(self._data_type, "down", promoted=True), config=partition.config,
             trigger=work.order.trigger, reserved_bytes=artifact.size_bytes, disk=partition.node,
         )  # fmt: skip
-        disk = disk_of_node(work.transport)
+        disk = disk_of_node(self._runtime, work.transport, work.node.name)
         pulled = Pulled(None, "", ())
         with (
             contextlib.suppress(_NotServedError),

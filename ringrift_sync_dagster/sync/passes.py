@@ -2,8 +2,9 @@
 
 A pass knows nothing of games or models: for each data type a *mover* does the work of one partition. A node's data goes
 up as soon as the node has told its files; a data type goes down once all of it that was to come up has come, so that
-what arrives in a pass goes down in the same one. Nodes take turns, so that one with a backlog holds nobody back; a node
-that cannot be reached fails its own partitions only; one bad file never stops the next.
+what arrives in a pass goes down in the same one, first to the nodes that need it most (``core/routing``). Nodes take
+turns, so that one with a backlog holds nobody back; a node that cannot be reached fails its own partitions only; one
+bad file never stops the next.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.nodes import NodeFile
 from ringrift_sync_dagster.sync.forecasting import Forecaster
 from ringrift_sync_dagster.sync.owner_state import OwnerState
+from ringrift_sync_dagster.sync.pass_routing import PassRouting
 from ringrift_sync_dagster.sync.report import Failure, Note, Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.survey import Survey, survey
-from ringrift_sync_dagster.sync.targets import is_target
 from ringrift_sync_dagster.transports.base import Transport
 
 SURVEYS: Final = 16
@@ -61,6 +62,7 @@ class Order:
         to: Names of nodes that are brought everything, whatever they do.
         recover: Also collect the files that we wrote on nodes, and their canonical ones.
         force: Also let a worse file replace a better one.
+        in_order: True: the nodes stand in the order in which the caller wants them served; else the best come first.
 
     """
 
@@ -72,6 +74,7 @@ class Order:
     to: frozenset[str] = frozenset()
     recover: bool = False
     force: bool = False
+    in_order: bool = False
 
 
 @dataclass(slots=True)
@@ -184,6 +187,8 @@ class Pass:
         self._unchanged: list[str] = []
         self._came_up = False
         self._forecaster = Forecaster(runtime, order.trigger)
+        self._failed: dict[str, str] = {}
+        self._routing = PassRouting(runtime, order.nodes, order.to, in_order=order.in_order)
 
     def run(self) -> tuple[list[Outcome], list[tuple[DataType, Note]]]:
         """Do the pass; give an outcome for each data type and partition of the order, and the notes by data type."""
@@ -192,6 +197,7 @@ class Pass:
             for data_type, mover in self._movers.items():
                 self._once(data_type, mover.begin)
             self._survey_and_move()
+            self._routing.remember({name: one.rtt_seconds for name, one in self._surveys.items()}, self._failed)
             self._forecaster.write()
         finally:
             for transport in self._transports.values():
@@ -252,7 +258,9 @@ class Pass:
     def _survey(self, node: Node) -> Survey:
         transport = self._runtime.transport_to(node)
         self._transports[node.name] = transport
-        return survey(self._runtime, transport, node, tuple(self._movers))
+        found = survey(self._runtime, transport, node, tuple(self._movers))
+        self._routing.look_again(node, transport)
+        return found
 
     def _surveyed(self, node: Node, future: Future[Survey]) -> None:
         """Turn a survey into work, or its error into a failure of the node's partitions."""
@@ -260,6 +268,7 @@ class Pass:
             found = future.result()
         except Exception as raised:  # noqa: BLE001 - whatever one node does, the others are collected
             error = ours(raised, node.name)
+            self._failed[node.name] = str(error)
             node_state.failed(self._runtime.state, node.name, str(error), at=clock.wall())
             for data_type in self._movers:
                 for config in self._order.configs:
@@ -293,8 +302,8 @@ class Pass:
         for data_type in [one for one in self._movers if one in ready and not self._ups_left[one]]:
             self._downs_left.remove(data_type)
             known = self._known.after_ups() if self._came_up else self._known
-            for node in self._order.nodes:
-                if node.name in self._surveys and self._is_brought(data_type, node):
+            for node in self._routing.in_turn(data_type):
+                if node.name in self._surveys and self._routing.brings(node, data_type):
                     self._let_go_down_to(node, data_type, known)
 
     def _let_go_down_to(self, node: Node, data_type: DataType, known: OwnerState) -> None:
@@ -310,9 +319,6 @@ class Pass:
         except Exception as raised:  # noqa: BLE001 - what cannot be told here, the mover itself will tell
             _LOG.debug("partition=%s quiet=unknown cause=%r", partition, raised)
             return False
-
-    def _is_brought(self, data_type: DataType, node: Node) -> bool:
-        return is_target(node, data_type, asked=node.name in self._order.to)
 
     def _moved(self, item: _Item, outcome: Outcome) -> None:
         data_type, partition, up = item

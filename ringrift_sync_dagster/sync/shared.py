@@ -1,44 +1,22 @@
-"""One runtime for a program that uses the guide's functions, opened when the first of them is called.
+"""The guide's functions that need no object of one's own: they work with the one runtime of the program.
 
-    from ringrift_sync_dagster import get_bandwidth_manager, get_sync_router
-
-The settings are those of that moment. Programs that open and close their own use ``Runtime.open`` instead.
+from ringrift_sync_dagster import get_bandwidth_manager, get_sync_router
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
-import threading
-from contextlib import ExitStack
-from typing import Final
-
-from ringrift_sync_dagster.settings.settings import load_settings
 from ringrift_sync_dagster.state import backpressure
 from ringrift_sync_dagster.sync.bandwidth import BandwidthManager
+from ringrift_sync_dagster.sync.process_runtime import shared_runtime
 from ringrift_sync_dagster.sync.router import SyncRouter
-from ringrift_sync_dagster.sync.runtime import Runtime
 
-_LOCK: Final = threading.Lock()
-
-
-def shared_runtime() -> Runtime:
-    """Give the runtime of this program's settings; it is closed when the program ends.
-
-    Raises:
-        ConfigError: The settings or the inventory are wrong.
-        StateError: The state database cannot be used.
-
-    """
-    with _LOCK:  # the first callers may be several threads
-        return _opened()
-
-
-@functools.lru_cache(maxsize=1)
-def _opened() -> Runtime:
-    stack = ExitStack()
-    atexit.register(stack.close)
-    return stack.enter_context(Runtime.open(load_settings()))
+__all__ = [
+    "get_bandwidth_manager",
+    "get_host_bandwidth_limit",
+    "get_sync_router",
+    "shared_runtime",
+    "wait_until_released",
+]
 
 
 def get_bandwidth_manager() -> BandwidthManager:
@@ -66,5 +44,5 @@ def wait_until_released(timeout: float) -> bool:
 
 
 def get_sync_router() -> SyncRouter:
-    """Give the router: what is known of nodes, and how they can be reached."""
+    """Give the router: what is known of nodes, how they can be reached, and to and from which of them data goes."""
     return SyncRouter(shared_runtime())

@@ -37,12 +37,14 @@ class Survey:
             the node cannot read has an error and is not collectable.
         notes: Files that a person should know of, each with its data type.
         unchanged: True: the node answered that nothing of its files changed; that it was seen is not written yet.
+        rtt_seconds: How long the node took to answer at all.
 
     """
 
     files: Mapping[tuple[DataType, str], tuple[NodeFile, ...]]
     notes: tuple[tuple[DataType, Note], ...]
     unchanged: bool = False
+    rtt_seconds: float = 0.0
 
     def of(self, data_type: DataType, config: str) -> tuple[NodeFile, ...]:
         """The files that may hold data of the config."""
@@ -56,7 +58,7 @@ def survey(runtime: Runtime, transport: Transport, node: Node, data_types: Colle
         TransferError: The node cannot be asked, or its answer makes no sense.
 
     """
-    unchanged = _update(runtime, transport, node)
+    unchanged, rtt_seconds = _update(runtime, transport, node)
     told: dict[str, list[NodeFile]] = {}
     for file in node_state.files_of(runtime.state, node.name):
         told.setdefault(file.data_type, []).append(file)
@@ -67,11 +69,16 @@ def survey(runtime: Runtime, transport: Transport, node: Node, data_types: Colle
             if file.error:
                 notes.append((data_type, _note(runtime, file)))
             files.setdefault((data_type, file.config), []).append(file)
-    return Survey({key: tuple(found) for key, found in files.items()}, tuple(notes), unchanged)
+    return Survey({key: tuple(found) for key, found in files.items()}, tuple(notes), unchanged, rtt_seconds)
 
 
-def _update(runtime: Runtime, transport: Transport, node: Node) -> bool:
-    """Bring the state database's copy of the manifest up to date; True where nothing had to be written."""
+def _update(runtime: Runtime, transport: Transport, node: Node) -> tuple[bool, float]:
+    """Bring the state database's copy of the manifest up to date.
+
+    Returns:
+        True where nothing had to be written, and the seconds of a round trip.
+
+    """
     probe = transport.probe(clock.Deadline.after(PROBE_SECONDS))
     if not probe.reachable:  # said at once, where the manifest of a large node may take its time
         raise probe.cause or RungUnusableError(node.name, transport.name, f"the node does not answer: {probe.detail}")
@@ -81,7 +88,7 @@ def _update(runtime: Runtime, transport: Transport, node: Node) -> bool:
         answer = transport.manifest(token or None, deadline=clock.Deadline.after(MANIFEST_SECONDS))
         manifest = read_manifest(answer, Sender(node.name, transport.name, "its manifest"))
         if known is not None and known.status == node_state.UP and _is_empty(manifest, token):
-            return True
+            return True, probe.rtt_seconds
         try:
             applied = node_state.apply_manifest(
                 runtime.state, node.name, manifest, since=token, at=clock.wall(), transport=transport.name
@@ -89,7 +96,7 @@ def _update(runtime: Runtime, transport: Transport, node: Node) -> bool:
         except ValueError as error:  # it names a file more than once
             raise TransferError(node.name, transport.name, f"its manifest makes no sense: {error}") from error
         if applied.accepted:
-            return False
+            return False, probe.rtt_seconds
     raise TransferError(node.name, transport.name, "it answers a question for everything with a part; is it upgrading?")
 
 

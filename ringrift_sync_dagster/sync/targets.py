@@ -11,6 +11,4 @@ def is_target(node: Node, data_type: DataType, *, asked: bool = False) -> bool:
     """Say whether the flow table brings this data to the node, or a person who ``asked``; never to the coordinator."""
     if node.is_coordinator or node.skip_sync_receive:
         return False
-    plays = node.selfplay_enabled or "selfplay" in node.role
-    trains = node.training_enabled or "training" in node.role
-    return is_brought(data_type, trains=trains, plays=plays, asked=asked)
+    return is_brought(data_type, trains=node.trains, plays=node.plays, asked=asked)

@@ -17,7 +17,7 @@ from ringrift_sync_dagster.core.room import Disk, disk_refusal
 from ringrift_sync_dagster.errors import AdmissionRefusedError, RemoteCallError
 from ringrift_sync_dagster.node.faults import reached
 from ringrift_sync_dagster.settings import clock
-from ringrift_sync_dagster.state import admission
+from ringrift_sync_dagster.state import admission, measures
 from ringrift_sync_dagster.state.admission import TransferRequest
 from ringrift_sync_dagster.storage.files import make_dirs
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -25,6 +25,8 @@ from ringrift_sync_dagster.transports.base import Pushed, Transport
 from ringrift_sync_dagster.transports.partial import part_path
 
 DISK_SECONDS: Final = 30.0
+_MOST_BYTES: Final = 1 << 60
+"""More than any disk has; a node that says so tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def push(
 
     """
     wanted = _request(artifact, partition, trigger, "push", priority, disk=partition.node)
-    disk = disk_of_node(transport)
+    disk = disk_of_node(runtime, transport, partition.node)
     with runtime.bandwidth.transfer(wanted, leave_held=True) as transfer:
         check_room(runtime, disk, artifact, partition, transfer.id)
         pushed = transport.push(
@@ -145,10 +147,17 @@ def _deadline(*, rescue: bool) -> clock.Deadline:
     return clock.Deadline.after(LONGEST_RESCUE_SECONDS if rescue else LONGEST_SECONDS)
 
 
-def disk_of_node(transport: Transport) -> Disk | None:
-    """Ask the node for its disk; None where it cannot tell, and then the receiver alone refuses what does not fit."""
+def disk_of_node(runtime: Runtime, transport: Transport, node: str) -> Disk | None:
+    """Ask the node for its disk, and remember it for routing.
+
+    None where it cannot tell, and then the receiver alone refuses what does not fit.
+    """
     try:
         answer = transport.call("disk", {}, deadline=clock.Deadline.after(DISK_SECONDS))
-        return Disk(int(answer["used_bytes"]), int(answer["free_bytes"]))
-    except (RemoteCallError, KeyError, TypeError, ValueError):
+        disk = Disk(int(answer["used_bytes"]), int(answer["free_bytes"]))
+    except (RemoteCallError, KeyError, TypeError, ValueError, OverflowError):
         return None
+    if not (0 <= disk.used_bytes < _MOST_BYTES and 0 <= disk.free_bytes < _MOST_BYTES):
+        return None
+    measures.record_disk(runtime.state, node, disk)
+    return disk

@@ -38,7 +38,7 @@ run_agent(
     public_key_pem=given["key"].encode() if given["key"] else None,
     tls=tuple(Path(file) for file in given["tls"]) if given["tls"] else None,
     state_url=given["state_url"] or None, trusted_networks=given["trusted"], limits=Limits(**given["limits"]),
-    on_ready=lambda url: print(url, flush=True),
+    scratch=Path(given["scratch"]) if given["scratch"] else None, on_ready=lambda url: print(url, flush=True),
 )
 """
 
@@ -70,6 +70,7 @@ class AgentProcess:
     port: int = 0
     more_roots: tuple[Path, ...] = ()
     state_url: str = ""
+    own_scratch: Path | None = None
     process: subprocess.Popen[str] | None = None
     url: str = ""
 
@@ -84,6 +85,7 @@ class AgentProcess:
             "trusted": self.trusted,
             "state_url": self.state_url,
             "limits": {"free_bytes": 0, **self.limits},
+            "scratch": str(self.own_scratch or ""),
         }
         self.root.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as log:
@@ -107,7 +109,7 @@ class AgentProcess:
 
     @property
     def scratch(self) -> Path:
-        return self.root / "data" / ".ringrift-sync"
+        return self.own_scratch or self.root / "data" / ".ringrift-sync"
 
     @property
     def pid(self) -> int:

@@ -29,6 +29,8 @@ VERBS = [
     "versions",
     "where",
     "diff",
+    "explain",
+    "breakers",
     "verify",
     "report",
     "status",
