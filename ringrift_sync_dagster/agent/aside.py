@@ -58,9 +58,19 @@ def logging_aside() -> Iterator[None]:
 def _write(lines: queue.Queue[logging.LogRecord | None], aside: _Aside, handlers: Sequence[logging.Handler]) -> None:
     told = 0
     while (record := lines.get()) is not None:
-        for handler in handlers:
-            if record.levelno >= handler.level:
-                handler.handle(record)
+        _hand_on(record, handlers)
         if aside.dropped > told:
             count, told = aside.dropped - told, aside.dropped
-            logging.getLogger(__name__).warning("%d log lines were dropped: nobody took them in time", count)
+            _hand_on(_dropped(count), handlers)
+
+
+def _hand_on(record: logging.LogRecord, handlers: Sequence[logging.Handler]) -> None:
+    for handler in handlers:
+        if record.levelno >= handler.level:
+            handler.handle(record)
+
+
+def _dropped(count: int) -> logging.LogRecord:
+    """The line about lines; not logged, because it would go into the queue that is full."""
+    message = "%d log lines were dropped: nobody took them in time"
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, (count,), None)
