@@ -330,7 +330,7 @@ def test_tables_and_numbers_are_observed_and_what_is_lost_is_repaired_by_a_job(
     kept = load_settings().root / "models/ringrift_best_hex8_2p.pth"
     kept.resolve().unlink()
 
-    verified, reported = run(instance, "verify_job"), run(instance, "report_job")
+    verified, reported = run(instance, "verify"), run(instance, "report_job")
 
     assert verified.success, failure_of(verified)
     assert kept.read_bytes() == model_bytes("best")
