@@ -53,9 +53,12 @@ def test_recorded_changes_go_but_the_newest_of_each_partition_and_what_waits(sto
 
 
 def test_transfers_marks_and_forecasts_go_by_age(store: StateStore) -> None:
-    for number in range(3):
-        finish(store, start_transfer(store, f"{number:064x}", "a", "fetch", 1))
-    start_transfer(store, f"{9:064x}", "a", "fetch", 1)
+    ids = [
+        start_transfer(store, artifact=f"{n:064x}", node="a", direction="fetch", transport="x", size_bytes=1)
+        for n in range(4)
+    ]
+    for transfer_id in ids[:3]:
+        finish(store, transfer_id)
     with store.begin() as connection:
         connection.execute(sa.update(schema.transfers).values(finished_at=NOW - 8 * DAY))
     insert(
