@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 import dagster as dg
-from dagster import DagsterEventType, EventRecordsFilter
 
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.core.retention import RUNS
@@ -110,23 +109,24 @@ def newest(instance: dg.DagsterInstance) -> frozenset[str]:
     found: set[str] = set()
     for data_type in DataType:
         key = dg.AssetKey(data_type.value)
-        for kind in (DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_OBSERVATION):
-            latest = instance.event_log_storage.get_latest_storage_id_by_partition(key, kind)
-            found |= _runs_of(instance, key, kind, sorted(latest.values()))
-            found |= {record.run_id for record in instance.get_event_records(EventRecordsFilter(kind, key), limit=1)}
+        latest = instance.event_log_storage.get_latest_storage_id_by_partition(
+            key, dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
+        found |= _runs_of(instance, key, sorted(latest.values()))
+        looks = (instance.fetch_materializations(key, limit=1), instance.fetch_observations(key, limit=1))
+        found |= {record.run_id for look in looks for record in look.records}
     checks = [spec.key for spec in (*check_specs(DataType), restore_spec())]
     evaluations = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks)
     found |= {record.run_id for record in evaluations.values()}
     return frozenset(found)
 
 
-def _runs_of(
-    instance: dg.DagsterInstance, key: dg.AssetKey, kind: DagsterEventType, storage_ids: Sequence[int]
-) -> set[str]:
+def _runs_of(instance: dg.DagsterInstance, key: dg.AssetKey, storage_ids: Sequence[int]) -> set[str]:
+    """Give the runs that wrote these materializations."""
     runs: set[str] = set()
     for start in range(0, len(storage_ids), _CHUNK):
-        chosen = EventRecordsFilter(kind, key, storage_ids=storage_ids[start : start + _CHUNK])
-        runs |= {record.run_id for record in instance.get_event_records(chosen, limit=_CHUNK)}
+        chosen = dg.AssetRecordsFilter(asset_key=key, storage_ids=storage_ids[start : start + _CHUNK])
+        runs |= {record.run_id for record in instance.fetch_materializations(chosen, limit=_CHUNK).records}
     return runs
 
 

@@ -66,7 +66,7 @@ def test_transfers_marks_and_forecasts_go_by_age(store: StateStore) -> None:
         schema.marks,
         *({"strategy": "s", "owner": "o", "mark": 0.0, "began_at": NOW - age * DAY} for age in (8, 1)),
     )
-    insert(store, schema.forecasts, *({"at": NOW - age * DAY} for age in (31, 29)))
+    insert(store, schema.forecasts, {"at": NOW - 31 * DAY}, {"at": NOW - 29 * DAY})
 
     found = prune(store, NOW)
 

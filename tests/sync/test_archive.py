@@ -18,7 +18,7 @@ from ringrift_sync_dagster.demo.games import make_game
 from ringrift_sync_dagster.demo.ratings import make_matches, write_matches
 from ringrift_sync_dagster.errors import ArchiveError
 from ringrift_sync_dagster.node.digest import digest_of, renamed_id
-from ringrift_sync_dagster.storage.archive import ArchiveDirectory
+from ringrift_sync_dagster.storage.archive import ArchiveDirectory, Paced
 from ringrift_sync_dagster.sync import archive as archiving
 from ringrift_sync_dagster.sync import audit
 from ringrift_sync_dagster.sync.archive import Archived, archive
@@ -247,7 +247,12 @@ def test_reading_keeps_to_the_rate_of_the_background(
     field_: Field, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
-    monkeypatch.setattr(archiving, "pace", lambda rate: (rates.append(rate), lambda _: None)[1])
+
+    def pace(rate: float) -> Paced:
+        rates.append(rate)
+        return lambda _: None
+
+    monkeypatch.setattr(archiving, "pace", pace)
 
     write(field_, store)
 

@@ -135,7 +135,7 @@ def test_only_the_coordinator_may_let_an_agent_delete(field_: Field) -> None:
     settings = field_.settings.model_copy(update={"token_file": Path(token)})
     with Runtime.open(settings) as runtime, contextlib.closing(runtime.ladder.agent_of(runtime.nodes([B])[0])) as agent:
         (one,) = [one for one in held_by(agent) if one.sha256 == pack.sha256]
-        with pytest.raises(Exception, match="403|coordinator"):
+        with pytest.raises(Exception, match=r"403|coordinator"):
             agent.let_go(one, deadline=Deadline.after(10))
 
     assert pack.sha256 in held(field_, B)
