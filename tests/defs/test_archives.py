@@ -15,6 +15,7 @@ from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.storage.archive import ArchiveDirectory
 from tests.defs.test_moving import failure_of
 from tests.defs.test_strategies import CONFIG, NODE, Play, run
+from tests.marks import first_of
 
 KEY = dg.AssetCheckKey(dg.AssetKey("games"), CHECK)
 
@@ -51,7 +52,7 @@ def test_an_archive_is_written_and_restored_and_the_check_of_games_says_so(
     assert not verdict(instance)[0]
 
 
-@pytest.mark.parametrize("job", ["archive", "restore_check"])
+@pytest.mark.parametrize("job", first_of("archive", "restore_check"))
 def test_without_a_directory_jobs_fail_with_the_variable_s_name(
     instance: dg.DagsterInstance, owner: EmbeddedCluster, job: str
 ) -> None:

@@ -25,6 +25,7 @@ from ringrift_sync_dagster.sync.archive import Archived, archive
 from ringrift_sync_dagster.sync.collect import Request, move
 from ringrift_sync_dagster.sync.restore_check import RestoreChecked, restore_check
 from ringrift_sync_dagster.sync.runtime import Runtime
+from tests.marks import first_of
 from tests.sync.conftest import Field
 from tests.sync.test_collect import A
 
@@ -94,6 +95,7 @@ def test_an_archive_holds_the_whole_store_and_the_next_one_of_the_same_costs_not
     assert check(field_, store).troubles == []
 
 
+@pytest.mark.cluster
 def test_what_the_store_loses_and_gains_later_changes_no_archive(field_: Field, store: Path) -> None:
     first = write(field_, store)
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
@@ -117,18 +119,19 @@ def test_a_dry_run_writes_nothing(field_: Field, store: Path) -> None:
     assert not store.exists()
 
 
-@pytest.mark.parametrize("where", ["root/data/archives", "root", "."])
+@pytest.mark.parametrize("where", first_of("root/data/archives", "root", "."))
 def test_a_directory_within_the_store_or_around_it_is_refused(field_: Field, where: str) -> None:
     with pytest.raises(ArchiveError, match="another disk"):
         write(field_, field_.base / where)
 
 
+@pytest.mark.cluster
 def test_one_process_archives_at_a_time(field_: Field, store: Path) -> None:
     with ArchiveDirectory(store).writing(), pytest.raises(ArchiveError, match="another process"):
         write(field_, store)
 
 
-@pytest.mark.parametrize("point", ["archive.copied", "archive.kept", "archive.folder"])
+@pytest.mark.parametrize("point", first_of("archive.kept", "archive.copied", "archive.folder"))
 def test_a_run_that_is_killed_leaves_earlier_archives_good_and_the_next_one_finishes(
     field_: Field, store: Path, point: str
 ) -> None:
@@ -165,11 +168,11 @@ def test_restored_files_are_what_they_were(field_: Field, store: Path) -> None:
 @pytest.mark.parametrize(
     "damage, words",
     [
-        ("lost object", "not in the archive any more"),
+        pytest.param("lost object", "not in the archive any more", marks=pytest.mark.cluster),
         ("rotten object", "rotted"),
         ("lost game", "1 of 5 rows are not in the store: g-0"),
-        ("other moves", "other in the store than archived: g-"),
-        ("lost database", "5 of 5 rows are not in the store"),
+        pytest.param("other moves", "other in the store than archived: g-", marks=pytest.mark.cluster),
+        pytest.param("lost database", "5 of 5 rows are not in the store", marks=pytest.mark.cluster),
     ],
 )
 def test_a_check_names_what_is_missing_or_different(field_: Field, store: Path, damage: str, words: str) -> None:
@@ -196,6 +199,7 @@ def test_a_check_names_what_is_missing_or_different(field_: Field, store: Path, 
     assert words in found.troubles[0].message
 
 
+@pytest.mark.cluster
 def test_revised_and_renamed_games_are_no_trouble(field_: Field, store: Path) -> None:
     write(field_, store)
     with sqlite3.connect(field_.canonical(CONFIG)) as connection:
@@ -218,6 +222,7 @@ def test_revised_and_renamed_games_are_no_trouble(field_: Field, store: Path) ->
     assert (found.renamed, found.revised) == (1, 1)
 
 
+@pytest.mark.cluster
 def test_a_large_database_is_audited_by_a_bounded_sample(
     field_: Field, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +248,7 @@ def test_a_full_disk_is_told_and_earlier_archives_stay(
     assert ArchiveDirectory(store).names() == [first.name]
 
 
+@pytest.mark.cluster
 def test_reading_keeps_to_the_rate_of_the_background(
     field_: Field, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +265,7 @@ def test_reading_keeps_to_the_rate_of_the_background(
     assert rates == [field_.settings.bandwidth_limit * 1_000_000 * 0.25]
 
 
+@pytest.mark.cluster
 def test_a_manifest_of_somebody_else_is_refused_with_its_name(field_: Field, store: Path) -> None:
     done = write(field_, store)
     manifest = store / done.name / "manifest.json"

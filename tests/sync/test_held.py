@@ -32,7 +32,7 @@ def hand_over(field_: Field, holder: str, origin: str, *names: str) -> Artifact:
     database = field_.play(
         A, f"data/games/selfplay_{CONFIG}_{origin}.db", *[game(name, config=CONFIG) for name in names]
     )
-    scratch = field_.base / f"scratch-{origin}"
+    scratch = field_.base / f"scratch-{names[0]}"  # the kit remembers what it packed of an inode
     made = make_pack(str(database), "data/games/selfplay.db", str(scratch), PackRequest(CONFIG), clock.wall())
     for path in database.parent.glob(f"{database.name}*"):
         path.unlink()
@@ -93,6 +93,7 @@ def test_after_a_loss_everything_comes_back_with_what_another_agent_holds_of_a_d
             assert told.fetchall() == [(DEAD,)]
 
 
+@pytest.mark.cluster
 def test_without_recovery_nobody_is_asked_for_what_it_holds(field_: Field) -> None:
     hand_over(field_, B, DEAD, "held-1")
 
@@ -101,6 +102,7 @@ def test_without_recovery_nobody_is_asked_for_what_it_holds(field_: Field) -> No
     assert games(field_.canonical(CONFIG)) == {}
 
 
+@pytest.mark.cluster
 def test_a_node_without_an_agent_is_noted_and_fails_nothing(field_: Field) -> None:
     with Runtime.open(field_.settings) as runtime:
         (brought,) = bring_held(runtime, [runtime.inventory.nodes[DEAD]], "test")
@@ -129,6 +131,7 @@ def test_an_agent_lets_go_of_a_pack_a_day_after_the_owner_s_receipt_and_never_wi
     assert {path.name for path in incoming.iterdir() if path.suffix == ""} == {kept.sha256, young.sha256}
 
 
+@pytest.mark.cluster
 def test_only_the_coordinator_may_let_an_agent_delete(field_: Field) -> None:
     pack = hand_over(field_, B, DEAD, "mine")
     token = field_.cluster.token_file(A)

@@ -117,6 +117,7 @@ def test_a_file_under_a_live_lease_stays_for_the_next_time(runtime: Runtime) -> 
     assert gone(run(runtime)) == [path.name]
 
 
+@pytest.mark.cluster
 def test_one_process_deletes_at_a_time_and_a_dry_run_is_always_possible(runtime: Runtime) -> None:
     with hold(runtime.state, "retention"):
         run(runtime, dry_run=True)
@@ -183,6 +184,7 @@ def publish_exports(field_: Field, runtime: Runtime, count: int) -> list[str]:
     return found
 
 
+@pytest.mark.cluster
 def test_replaced_versions_go_beyond_keep_versions_but_not_while_somebody_reads_them(
     field_: Field, runtime: Runtime
 ) -> None:
@@ -241,6 +243,7 @@ def test_the_quota_of_incoming_takes_partial_files_but_nothing_that_is_not_merge
     assert done.plan.shortages == ()
 
 
+@pytest.mark.cluster
 def test_a_dry_run_tells_why_and_deletes_nothing(field_: Field, runtime: Runtime) -> None:
     path = merged(runtime, arrive(runtime, "merged", age=2 * HOUR))
     command = [sys.executable, "-m", "ringrift_sync_dagster.cli", "gc", "--dry-run", "--root", str(runtime.layout.root)]
