@@ -112,6 +112,7 @@ def test_what_the_store_loses_and_gains_later_changes_no_archive(field_: Field, 
     assert check(field_, store, first.name).equal >= 5
 
 
+@pytest.mark.cluster
 def test_a_dry_run_writes_nothing(field_: Field, store: Path) -> None:
     found = write(field_, store, dry_run=True)
 
@@ -152,6 +153,7 @@ def test_a_run_that_is_killed_leaves_earlier_archives_good_and_the_next_one_fini
     assert list((store / "tmp").iterdir()) == []
 
 
+@pytest.mark.cluster
 def test_restored_files_are_what_they_were(field_: Field, store: Path) -> None:
     write(field_, store)
     out = field_.base / "restored"
@@ -235,6 +237,7 @@ def test_a_large_database_is_audited_by_a_bounded_sample(
     assert found.rows == 3 + 3  # games, and matches
 
 
+@pytest.mark.cluster
 def test_a_full_disk_is_told_and_earlier_archives_stay(
     field_: Field, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
