@@ -100,7 +100,7 @@ def _keep(runtime: Runtime, nodes: Sequence[Node], *, dry_run: bool) -> Kept:
                 skipped.append((deletion.item.name, why))
         for short in planned.shortages:
             told = {"kind": short.kind.value, "quota_bytes": short.quota_bytes, "used_bytes": short.left_bytes}
-            payload = {"host": runtime.intake.owner, **told, "reason": str(short)}
+            payload = {"node": runtime.intake.owner, "details": {**told, "reason": str(short)}}
             publish(runtime.state, DataEventType.DISK_SPACE_LOW.value, payload)
     return Kept(planned, tuple(skipped), prune(runtime.state, now, dry_run=dry_run), tuple(notes), dry_run)
 

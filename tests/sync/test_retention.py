@@ -228,7 +228,7 @@ def test_the_quota_of_versions_takes_only_what_another_node_has_and_no_name_lead
     (short,) = done.plan.shortages
     assert short.held == "2 x no other node has a verified copy; 1 x it is published"
     (event,) = events_since(runtime.state, types=["DISK_SPACE_LOW"])
-    assert (event.payload["host"], event.payload["kind"]) == (OWNER, "versions")
+    assert (event.payload["node"], event.payload["details"]["kind"]) == (OWNER, "versions")
     assert [one.node for one in receipts_of(runtime.state, digests[1])] == [A]
 
 
