@@ -7,18 +7,20 @@ from typing import Final
 
 import dagster as dg
 
+from ringrift_sync_dagster.defs.archives import archive, archive_schedule, restore_check, restore_check_schedule
 from ringrift_sync_dagster.defs.assets import cluster_data
 from ringrift_sync_dagster.defs.ephemeral import ephemeral_schedule, ephemeral_sync, loop_guard_sensor
 from ringrift_sync_dagster.defs.jobs import asset_jobs, collect_games_job, move_data_job
 from ringrift_sync_dagster.defs.orphans import orphan_games_sensor, run_failure_sensor
 from ringrift_sync_dagster.defs.pressure import backpressure_sensor
-from ringrift_sync_dagster.defs.reports import report_job, verify_job
+from ringrift_sync_dagster.defs.reports import report_job, verify, verify_schedule
 from ringrift_sync_dagster.defs.resources import (
     BandwidthResource,
     CircuitBreakerResource,
     SyncResource,
     TransportResource,
 )
+from ringrift_sync_dagster.defs.retention import retention, retention_schedule
 from ringrift_sync_dagster.defs.sensors import inventory_sensor
 from ringrift_sync_dagster.defs.strategies import (
     broadcast_models,
@@ -44,10 +46,20 @@ defs: Final = dg.Definitions(
         pull,
         priority_sync,
         broadcast_models,
-        verify_job,
+        archive,
+        restore_check,
+        retention,
+        verify,
         report_job,
     ],
-    schedules=[hybrid_schedule, ephemeral_schedule],
+    schedules=[
+        hybrid_schedule,
+        ephemeral_schedule,
+        verify_schedule,
+        archive_schedule,
+        restore_check_schedule,
+        retention_schedule,
+    ],
     sensors=[
         inventory_sensor,
         model_promotion_sensor,

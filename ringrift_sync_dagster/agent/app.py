@@ -126,6 +126,11 @@ class Interface:
         require_coordinator(request)
         return await self._parts.downloads.delete(request)
 
+    async def let_go(self, request: web.Request) -> web.Response:
+        """``DELETE /v1/incoming/{node}/{sha}``: for the coordinator, once it holds the artifact itself."""
+        require_coordinator(request)
+        return await self._parts.uploads.delete(request)
+
     async def receipts(self, request: web.Request) -> web.Response:
         """``GET /v1/receipts?since=ID``: up to 1,000 receipts with a larger id; ask again until the list is empty."""
         text = request.query.get("since", "0") or "0"
@@ -170,6 +175,7 @@ def build_app(parts: Parts, authenticator: Authenticator, plain_rule: Middleware
             web.get("/v1/artifacts/{sha}/blocks", parts.downloads.blocks),
             web.get("/v1/incoming/{node}/{sha}", parts.uploads.get),
             web.put("/v1/incoming/{node}/{sha}", parts.uploads.put),
+            web.delete("/v1/incoming/{node}/{sha}", interface.let_go),
         ]
     )
     return app

@@ -2,6 +2,7 @@
 
     <scratch>/artifacts/<sha256>        a pack, written by the kit; its name is its content
     <scratch>/artifacts/<sha256>.json   of a pack: what it was made for; of a registered file: its ``path`` and state
+    <incoming>/<node>/<sha256>          what another node brought here: served too, for a coordinator that lost its own
 
 A request works on one open descriptor. A registered file must still be the inode, size and mtime that the kit hashed;
 whatever is served must keep its size and mtime while it is read. SQLite's own files are never opened here, not even to
@@ -22,7 +23,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from ringrift_sync_dagster.core.blocks import BLOCK_BYTES
-from ringrift_sync_dagster.core.model import SHA256
+from ringrift_sync_dagster.core.model import SHA256, is_node_name
 from ringrift_sync_dagster.node.errors import KitError
 from ringrift_sync_dagster.node.roots import Roots
 
@@ -165,12 +166,14 @@ class Catalogue:
     Args:
         directory: ``<scratch>/artifacts``.
         roots: The node's roots; nothing outside them is served.
+        incoming: Where artifacts of other nodes lie, whole and verified; None: nothing of others is served.
 
     """
 
-    def __init__(self, directory: Path, roots: Roots) -> None:
+    def __init__(self, directory: Path, roots: Roots, incoming: Path | None = None) -> None:
         self._directory = directory
         self._roots = roots
+        self._incoming = incoming
 
     def open(self, sha256: str) -> OpenArtifact:
         """Open an artifact for reading.
@@ -184,13 +187,28 @@ class Catalogue:
             raise ArtifactMissingError(f"{sha256!r} is not a SHA-256 in lower-case hexadecimal")
         with contextlib.suppress(FileNotFoundError):
             return _open(sha256, self._directory / sha256, None)
-        return self._open_registered(sha256)
+        try:
+            return self._open_registered(sha256)
+        except (ArtifactMissingError, ArtifactChangedError):
+            held = self._open_held(sha256)
+            if held is None:
+                raise
+            return held
 
     def forget(self, sha256: str) -> None:
         """Delete the pack and its note, or the note of a registered file (never that file itself). Idempotent."""
         if SHA256.fullmatch(sha256):
             for name in (sha256, f"{sha256}.json"):
                 (self._directory / name).unlink(missing_ok=True)
+
+    def _open_held(self, sha256: str) -> OpenArtifact | None:
+        """Open what another node brought here, under its final name: only then are all bytes there and verified."""
+        folders = [] if self._incoming is None else self._incoming.glob("*/")
+        for folder in folders:
+            if is_node_name(folder.name) and not folder.is_symlink():
+                with contextlib.suppress(FileNotFoundError, ArtifactMissingError):
+                    return _open(sha256, folder / sha256, None)
+        return None
 
     def _open_registered(self, sha256: str) -> OpenArtifact:
         note = self._note(sha256)

@@ -59,6 +59,17 @@ class Place:
             except FileNotFoundError:
                 return 0
 
+    def remove(self) -> None:
+        """Remove the whole file and its note; a part is left to whoever sends it. Idempotent.
+
+        Raises:
+            LocalDiskError: The disk refuses.
+
+        """
+        with disk_errors(self.final, "remove"):
+            for path in (self.final, self.final.with_name(f"{self.final.name}.verified")):
+                path.unlink(missing_ok=True)
+
 
 class Incoming:
     """The incoming directory; every method blocks on the disk and belongs into a thread.

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from ringrift_sync_dagster.settings import clock
-from ringrift_sync_dagster.state.receipts import Receipt, add_receipt, receipts_of, receipts_since
+from ringrift_sync_dagster.state.receipts import Receipt, add_receipt, drop_receipt, receipts_of, receipts_since
 from ringrift_sync_dagster.state.store import StateStore
 
 R = TypeVar("R")
@@ -48,6 +48,10 @@ class ReceiptBook:
         """Give this node's receipt for an artifact, or None."""
         found = await self._run(lambda: receipts_of(self._store, sha256))
         return next((receipt for receipt in found if receipt.node == self._node_id), None)
+
+    async def drop(self, sha256: str) -> None:
+        """Take this node's receipt for an artifact back: it is about to be deleted. Idempotent."""
+        await self._run(lambda: drop_receipt(self._store, sha256, self._node_id))
 
     async def since(self, after_id: int, limit: int) -> list[Receipt]:
         """Give receipts with a larger id, oldest first."""

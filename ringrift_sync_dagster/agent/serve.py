@@ -200,7 +200,8 @@ def _build(config: AgentConfig) -> Parts:
     limits, metrics = config.limits, Metrics()
     root_names = [str(path) for path in config.roots]
     calls = Calls(root_names, str(scratch), limits, metrics)
-    incoming = Incoming(config.incoming or scratch / "incoming")
+    landing = config.incoming or scratch / "incoming"
+    incoming = Incoming(landing)
     taken_in = config.incoming is not None or config.coordinator_key is not None
     uploads = Uploads(incoming, receipts, limits, metrics, taken_in=taken_in)
     return Parts(
@@ -208,7 +209,7 @@ def _build(config: AgentConfig) -> Parts:
         root=config.roots[0],
         limits=limits,
         metrics=metrics,
-        downloads=Downloads(Catalogue(artifacts, Roots(root_names)), limits, metrics),
+        downloads=Downloads(Catalogue(artifacts, Roots(root_names), landing), limits, metrics),
         uploads=uploads,
         pulls=Pulls(incoming, uploads, receipts, limits, metrics, TrustedNetworks(config.trusted_networks)),
         calls=calls,

@@ -100,6 +100,17 @@ class Uploads:
             return json_answer({"received": receipt, "complete": False}, HTTPStatus.ACCEPTED)
         return json_answer({"receipt": as_json(receipt)}, HTTPStatus.CREATED)
 
+    async def delete(self, request: web.Request) -> web.Response:
+        """``DELETE /v1/incoming/{node}/{sha}``: for the coordinator, which has a receipt of its own for it. Idempotent.
+
+        The receipt goes first: this node never says that it holds what it does not.
+        """
+        place = await self._place(request)
+        with self.turn(place):
+            await self._receipts.drop(place.final.name)
+            await _on_disk(asyncio.to_thread(place.remove))
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
     async def receipt(self, place: Place) -> Receipt | None:
         """Give the receipt of an artifact that this node holds, or that its owner has taken in."""
         if not self._taken_in and not await asyncio.to_thread(place.final.is_file):

@@ -6,13 +6,15 @@ Source: architecture.md, 3 (flow table); dagster.md is measured on this shape.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import dagster as dg
 
 from ringrift_sync_dagster.core.model import DataType, Partition
+from ringrift_sync_dagster.defs.archives import last_verdict, restore_spec
 from ringrift_sync_dagster.defs.checks import check_specs, evaluations
 from ringrift_sync_dagster.defs.moving import move_and_record, raise_if_failed
 from ringrift_sync_dagster.defs.partitions import all_nodes_of_the_config, config_by_node
@@ -151,7 +153,7 @@ def _one_run_per_rectangle() -> dg.BackfillPolicy:
 @dg.multi_asset(
     name="cluster_data",
     specs=asset_specs(),
-    check_specs=check_specs(ASSETS),
+    check_specs=[*check_specs(ASSETS), restore_spec()],
     can_subset=True,
     backfill_policy=_one_run_per_rectangle(),
 )
@@ -163,7 +165,7 @@ def cluster_data(context: dg.AssetExecutionContext, sync: SyncResource) -> Itera
     selected = {data_type for data_type in ASSETS if dg.AssetKey(data_type.value) in context.selected_asset_keys}
     with sync.runtime() as runtime:
         if not selected:
-            yield from _selected(context, evaluations(runtime.state, ASSETS))
+            yield from _selected(context, chain(evaluations(runtime.state, ASSETS), [last_verdict(sync)]))
             return
         partitions = [Partition.parse(key) for key in context.partition_keys]
         if not partitions:
@@ -171,12 +173,13 @@ def cluster_data(context: dg.AssetExecutionContext, sync: SyncResource) -> Itera
         configs = sorted({partition.config for partition in partitions})
         nodes = sorted({partition.node for partition in partitions})
         recorded, reports = move_and_record(context, runtime, Request(sorted(selected), configs, nodes))
-        yield from _selected(context, evaluations(runtime.state, sorted(selected - recorded.partitions.keys())))
+        rest = evaluations(runtime.state, sorted(selected - recorded.partitions.keys()))
+        yield from _selected(context, chain(rest, [last_verdict(sync)]))
         raise_if_failed(reports)
 
 
 def _selected(
-    context: dg.AssetExecutionContext, found: Iterator[dg.AssetCheckEvaluation]
+    context: dg.AssetExecutionContext, found: Iterable[dg.AssetCheckEvaluation]
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Keep the checks that this run has promised; a promised check without a verdict would look unfinished for ever."""
     return (evaluation for evaluation in found if evaluation.asset_check_key in context.selected_asset_check_keys)

@@ -13,7 +13,7 @@ from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.defs.resources import SyncResource
 from ringrift_sync_dagster.node.patterns import CONFIGS
 from ringrift_sync_dagster.sync.runtime import Runtime
-from ringrift_sync_dagster.sync.verify import verify
+from ringrift_sync_dagster.sync.verify import verify as look_again
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ class VerifyConfig(dg.Config):
 def verify_data(context: dg.OpExecutionContext, config: VerifyConfig, sync: SyncResource) -> None:
     """Look again at what was verified once; fail when something could not be repaired."""
     with sync.runtime() as runtime:
-        found = verify(runtime, deep=config.deep, repair=config.repair)
+        found = look_again(runtime, deep=config.deep, repair=config.repair)
     context.log.info("%d files and databases looked at, %d findings", found.looked_at, len(found.findings))
     for one in found.findings:
         context.log.warning("%s %s: %s: %s", one.node, one.path, one.condition, one.detail)
@@ -57,9 +57,23 @@ def verify_data(context: dg.OpExecutionContext, config: VerifyConfig, sync: Sync
 
 
 @dg.job(executor_def=dg.in_process_executor)
-def verify_job() -> None:
+def verify() -> None:
     """Look again at what was verified once, and repair what was lost or rotted; ``deep`` hashes everything anew."""
     verify_data()
+
+
+@dg.schedule(
+    name="verify_schedule",
+    job=verify,
+    cron_schedule="15 2 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every day at 02:15 the owner's files are hashed again, those of nodes and all databases looked at.",
+)
+def verify_schedule(_context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Ask for a look at whole files."""
+    return dg.RunRequest(
+        tags={"ringrift/reason": "every day"}, run_config={"ops": {"verify_data": {"config": {"deep": True}}}}
+    )
 
 
 def report_metadata(runtime: Runtime) -> Iterator[tuple[DataType, _Metadata]]:

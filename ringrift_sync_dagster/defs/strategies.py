@@ -7,6 +7,7 @@ of spot machines always lacks some; a run in which no node answered fails.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -61,8 +62,10 @@ def _pass(context: dg.OpExecutionContext, runtime: Runtime) -> int:
     _, reports = move_and_record(context, runtime, Request())
     failures = [failure for report in reports for failure in report.failures]
     silent = {failure.partition.node for failure in failures} - _answering(reports)
-    for failure in failures[:20]:
-        context.log.warning("%s: %s: %s", failure.partition, failure.error, failure.message)
+    # What a silent node says is the same for each of its partitions, and each line is a row of Dagster's storage.
+    said = Counter((failure.partition.node, failure.error, failure.message) for failure in failures)
+    for (node, error, message), count in list(said.items())[:20]:
+        context.log.warning("%d partitions of %s: %s: %s", count, node, error, message)
     if silent and not _answering(reports):
         raise_if_failed(reports)
     return sum(outcome.changed for report in reports for outcome in report.outcomes)

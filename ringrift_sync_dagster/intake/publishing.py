@@ -225,23 +225,47 @@ class Publisher:
             for link, target in names.links:
                 links.switch(self.layout.root / link, target, self.layout.root)
 
-    def _prune(self, data_type: DataType, config: str) -> None:
-        """Let npz versions go beyond the newest ``keep_versions`` that are not published and nobody has open."""
-        current = published_version(self.state, data_type.value, config)
-        if data_type is not DataType.NPZ or current is None:
-            return
-        kept = versions_of(self.state, data_type.value, config, VersionState.KEPT)
+    def replaced(self, config: str) -> list[Version]:
+        """Give the kept npz versions beyond the newest ``keep_versions`` that are not published, the worst first."""
+        current = published_version(self.state, DataType.NPZ.value, config)
+        if current is None:
+            return []
+        kept = versions_of(self.state, DataType.NPZ.value, config, VersionState.KEPT)
         others = sorted((version for version in kept if version.sha256 != current[1].sha256), key=_rank)
-        for version in others[: max(0, len(others) - self.keep_versions)]:
-            path = self.layout.root / version.path
-            if opened_by(str(path)):
-                continue
-            add_version(self.state, _dropped(version))
-            drop_receipt(self.state, version.sha256, self.owner)
-            reached("publish.dropped")
-            with disk_errors(path, "remove"):
-                path.unlink(missing_ok=True)
-            fsync_dir(path.parent)
+        return others[: max(0, len(others) - self.keep_versions)]
+
+    def drop(self, version: Version) -> bool:
+        """Let a kept version go, unless it is published by now or somebody has it open; True when it went. Idempotent.
+
+        Raises:
+            LeaseHeldError: Somebody publishes a version of this config now.
+            LocalDiskError: The disk refuses.
+
+        """
+        with hold(self.state, _turn_name(DataType(version.data_type), version.config)):
+            current = published_version(self.state, version.data_type, version.config)
+            now = version_of(self.state, version.data_type, version.config, version.sha256)
+            if now is None or now.state is not VersionState.KEPT or (current and current[1].sha256 == now.sha256):
+                return False
+            return self._drop(now)
+
+    def _prune(self, data_type: DataType, config: str) -> None:
+        """Let replaced npz versions go that nobody has open."""
+        if data_type is DataType.NPZ:
+            for version in self.replaced(config):
+                self._drop(version)
+
+    def _drop(self, version: Version) -> bool:
+        path = self.layout.root / version.path
+        if opened_by(str(path)):
+            return False
+        add_version(self.state, _dropped(version))
+        drop_receipt(self.state, version.sha256, self.owner)
+        reached("publish.dropped")
+        with disk_errors(path, "remove"):
+            path.unlink(missing_ok=True)
+        fsync_dir(path.parent)
+        return True
 
     def _require_whole(self, version: Version) -> None:
         path = self.layout.root / version.path
@@ -262,8 +286,13 @@ class Publisher:
 
     @contextlib.contextmanager
     def _turn(self, data_type: DataType, config: str) -> Iterator[None]:
-        with hold(self.state, f"versions:{data_type}:{config}", wait_seconds=LEASE_WAIT_SECONDS):
+        with hold(self.state, _turn_name(data_type, config), wait_seconds=LEASE_WAIT_SECONDS):
             yield
+
+
+def _turn_name(data_type: DataType, config: str) -> str:
+    """Name of the lease that whoever publishes or drops versions of a config holds."""
+    return f"versions:{data_type}:{config}"
 
 
 def _rank(version: Version) -> tuple[int, int, str]:

@@ -49,7 +49,7 @@ def freeze(path: str, token: str, scratch: str, now: float) -> Dict[str, Any]:
     refuse_sidecar(real)
     if is_database(real):
         mode = os.stat(real).st_mode
-        return {**_snapshot(real, token, scratch, now), "mode": mode}
+        return {**snapshot_of(real, token, scratch, now), "mode": mode}
     digest, found = digest_still(real)
     return {"path": real, "sha256": digest, "bytes": found.st_size, "mode": found.st_mode, "snapshot": False}
 
@@ -119,7 +119,11 @@ def digest_still(path: str) -> Tuple[str, os.stat_result]:
     return digest.hexdigest(), before
 
 
-def _snapshot(path: str, token: str, scratch: str, now: float) -> Dict[str, Any]:
+def snapshot_of(path: str, token: str, scratch: str, now: float) -> Dict[str, Any]:
+    """Make a checked snapshot of a database; the file itself is opened by SQLite only.
+
+    Arguments and errors as for ``freeze``; nobody else's snapshot has this token.
+    """
     copy = _place(token, scratch)
     os.makedirs(os.path.dirname(copy), exist_ok=True)
     _remove_old(os.path.dirname(copy), now)

@@ -50,6 +50,8 @@ VARIABLES: Final[Mapping[str, str]] = {
     "exclude_nfs_hosts": "RINGRIFT_SYNC_EXCLUDE_NFS_HOSTS",
     "ephemeral_max_data_age": "RINGRIFT_SYNC_EPHEMERAL_MAX_DATA_AGE",
     "ephemeral_priority_boost": "RINGRIFT_SYNC_EPHEMERAL_PRIORITY_BOOST",
+    "archive_dir": "RINGRIFT_SYNC_ARCHIVE_DIR",
+    "quota_gb": "RINGRIFT_SYNC_QUOTA_GB",
 }
 # Setting -> key of the inventory's section auto_sync.
 AUTO_SYNC_KEYS: Final[Mapping[str, str]] = {
@@ -57,6 +59,8 @@ AUTO_SYNC_KEYS: Final[Mapping[str, str]] = {
     "max_concurrent_syncs": "max_concurrent_syncs",
     "bandwidth_limit": "bandwidth_limit_mbps",
 }
+QUOTA_GB: Final[Mapping[str, float]] = {"incoming": 50.0, "artifacts": 20.0, "quarantine": 20.0, "versions": 200.0}
+"""GB of one class of files where ``quota_gb`` does not say otherwise."""
 _DEFAULT_HOSTS: Final = Path("hosts")
 
 
@@ -77,6 +81,23 @@ def _database_url(text: str) -> str:
 
 def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
+
+
+def _quotas(value: object) -> object:
+    """Read ``incoming=50,versions=200``; classes that are not named keep their quota."""
+    if not isinstance(value, str):
+        return value
+    found = dict(QUOTA_GB)
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found[name] = -1.0
+        if name not in QUOTA_GB or not 0 < found[name] < float("inf"):
+            known = ",".join(f"{key}={quota:g}" for key, quota in QUOTA_GB.items())
+            raise ValueError(f"{part!r} is no quota in GB; write it as {known}")
+    return found
 
 
 LocalPath = Annotated[Path, AfterValidator(_absolute)]
@@ -122,6 +143,8 @@ class Settings(BaseSettings):
         exclude_nfs_hosts: True: what shares the owner's disk, by evidence, is no target.
         ephemeral_max_data_age: Seconds after which finished games that no durable host has are rescued.
         ephemeral_priority_boost: What the weight of an ephemeral node's transfers is multiplied with.
+        archive_dir: Where Dagster archives the store every week; empty: it does not.
+        quota_gb: GB (10**9 bytes) that each class of our own files may take on the coordinator's disk.
 
     """
 
@@ -154,6 +177,8 @@ class Settings(BaseSettings):
     exclude_nfs_hosts: bool = True
     ephemeral_max_data_age: Seconds = 300.0
     ephemeral_priority_boost: float = Field(default=2.0, ge=1, le=100)
+    archive_dir: str = ""
+    quota_gb: Annotated[Mapping[str, float], BeforeValidator(_quotas)] = Field(default_factory=lambda: dict(QUOTA_GB))
 
     _warnings: tuple[Problem, ...] = PrivateAttr(default=())
 

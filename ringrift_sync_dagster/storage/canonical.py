@@ -78,6 +78,12 @@ class CanonicalStore:
             known = canonical.known_identities(conn, [game_id for game_id, _ in listed]) if conn else {}
         return [game_id for game_id, identity in listed if identity not in known.get(game_id, ())]
 
+    def holds(self, config: str, listed: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Of games listed as (id, identity digest), those that the store holds, under whatever id."""
+        with self._read(config) as conn:
+            known = canonical.known_identities(conn, sorted({game_id for game_id, _ in listed})) if conn else {}
+        return {(game_id, identity) for game_id, identity in listed if identity in known.get(game_id, ())}
+
     def differing(self, config: str, node: str, told: Mapping[str, str]) -> list[str]:
         """Of games that a node told as id to annotation digest, those whose annotation the store has not met."""
         with self._read(config) as conn:

@@ -4,7 +4,7 @@
     <directory>/<node>/<name>.json    the record, written second: with the record there, the bytes are whole
 
 Node and game ids come from outside, so each is written as one harmless file name (``encoded_name``); the record keeps
-the original. Nothing here removes an entry: a person decides.
+the original. Only ``remove`` removes an entry, and only retention calls it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ringrift_sync_dagster.storage.files import (
     CHUNK_BYTES,
     atomic_write_text,
     disk_errors,
+    fsync_dir,
     install,
     make_dirs,
     new_part,
@@ -144,6 +145,42 @@ class Quarantine:
         entry = self._sound(node, name)
         _check(entry, sha256_file(entry.path))
         _write_data(destination, entry.path)
+
+    def remove(self, node: str, name: str) -> None:
+        """Remove an entry, durably. Idempotent.
+
+        The record becomes a tombstone before the bytes go, so that a removal that was cut short is finished by
+        ``finish_removals``, and nobody takes the bytes that are left for a damaged entry.
+
+        Raises:
+            LocalDiskError: The disk refuses.
+
+        """
+        base = self._base(node, name)
+        with disk_errors(base, "remove"):
+            if _with(base, ".json").exists():
+                _with(base, ".json").rename(_with(base, ".gone"))
+        reached("quarantine.gone")
+        self._finish(base)
+
+    def finish_removals(self) -> None:
+        """Finish the removals of processes that were killed.
+
+        Raises:
+            LocalDiskError: The disk refuses.
+
+        """
+        for tombstone in list(self.directory.glob("*/*.gone")):
+            self._finish(tombstone.with_suffix(""))
+
+    @staticmethod
+    def _finish(base: Path) -> None:
+        with disk_errors(base, "remove"):
+            if not _with(base, ".json").exists():  # else the same was set aside anew
+                _with(base, ".bin").unlink(missing_ok=True)
+            _with(base, ".gone").unlink(missing_ok=True)
+        if base.parent.is_dir():
+            fsync_dir(base.parent)
 
     def _base(self, node: str, name: str) -> Path:
         return self.directory / encoded_name(node) / encoded_name(name)

@@ -22,9 +22,10 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.new_games import watch_new_games
 from ringrift_sync_dagster.state.transfers import mark_abandoned
 from ringrift_sync_dagster.sync.announcing import Announcer, is_asked_for
+from ringrift_sync_dagster.sync.held import Brought, bring_held
 from ringrift_sync_dagster.sync.movers import MOVERS
-from ringrift_sync_dagster.sync.passes import SURVEYS, Order, Pass
-from ringrift_sync_dagster.sync.report import CollectReport
+from ringrift_sync_dagster.sync.passes import SURVEYS, Order, Pass, failure_of
+from ringrift_sync_dagster.sync.report import CollectReport, Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.targets import is_target
 
@@ -102,6 +103,7 @@ def move(runtime: Runtime, request: Request, *, settled: bool = False) -> dict[D
     announcer.begin()
     if not settled:
         settle(runtime, request.trigger)
+    held = bring_held(runtime, order.nodes, request.trigger) if order.recover and order.up else []
     with (
         ThreadPoolExecutor(SURVEYS, thread_name_prefix="survey") as surveyors,
         ThreadPoolExecutor(runtime.settings.max_concurrent_syncs, thread_name_prefix="move") as pool,
@@ -114,6 +116,7 @@ def move(runtime: Runtime, request: Request, *, settled: bool = False) -> dict[D
         else outcome
         for outcome in outcomes
     ]
+    told, notes = _with_held(told, held), [*notes, *((DataType.GAMES, note) for one in held for note in one.notes)]
     seconds = clock.monotonic() - started
     announcer.done(told, seconds)
     return {
@@ -124,6 +127,20 @@ def move(runtime: Runtime, request: Request, *, settled: bool = False) -> dict[D
         )
         for data_type in movers
     }
+
+
+def _with_held(told: list[Outcome], held: Sequence[Brought]) -> list[Outcome]:
+    """Let a node of which we do not know whether it still holds packs of others fail one of its partitions."""
+    errors = {one.holder: one.error for one in held if one.error is not None}
+    found: list[Outcome] = []
+    for outcome in told:
+        if outcome.failure is not None:
+            errors.pop(outcome.partition.node, None)  # it is told already that something of it is missing
+    for outcome in told:
+        error = errors.pop(outcome.partition.node, None)
+        failure = None if error is None else failure_of(outcome.partition, [("", error)])
+        found.append(outcome if failure is None else replace(outcome, failure=failure))
+    return found
 
 
 def settle(runtime: Runtime, trigger: str) -> None:

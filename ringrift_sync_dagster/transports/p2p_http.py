@@ -24,6 +24,7 @@ from ringrift_sync_dagster.settings.clock import Deadline, monotonic
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.transports.base import Fetched, Pacer, Probe, Progress, Pushed, RemoteReceipt
 from ringrift_sync_dagster.transports.channel import BATCH_BYTES, Ask, Channel, Reply
+from ringrift_sync_dagster.transports.held import Held
 from ringrift_sync_dagster.transports.networks import DEFAULT_TRUSTED, IPNetwork, TrustedNetworks
 from ringrift_sync_dagster.transports.pacing import piece_bytes
 from ringrift_sync_dagster.transports.partial import PartFile, already_there, open_part
@@ -195,6 +196,29 @@ class P2PHttpTransport:
         receipt = self._receipt(answer, artifact)
         pushed = Pushed(moved, artifact.size_bytes - moved, monotonic() - started, receipt, NAME)
         return Pulled(pushed, str(answer.get("source", "")), told)
+
+    def held(self, after_id: int, *, deadline: Deadline) -> list[Held]:
+        """Give a page of what the node holds of others, by the id of the node's receipts; an empty one is the last.
+
+        Raises:
+            SyncError: As in ``base``.
+
+        """
+        answer = self._channel.json(Ask("GET", "/v1/receipts", query={"since": str(after_id)}), deadline)
+        try:
+            return [Held.read(one) for one in answer["receipts"]]
+        except (KeyError, TypeError, ValueError) as error:
+            message = f"its receipts have not the shape that this version knows: {error}"
+            raise TransientError(self._node, NAME, message) from error
+
+    def let_go(self, held: Held, *, deadline: Deadline) -> None:
+        """Let the node delete what it holds of another node. Idempotent.
+
+        Raises:
+            SyncError: As in ``base``.
+
+        """
+        self._channel.json(Ask("DELETE", f"/v1/incoming/{held.origin}/{held.sha256}"), deadline)
 
     def forget(self, artifact: Artifact, *, deadline: Deadline) -> None:
         """Let the node delete its copy. Idempotent."""

@@ -89,7 +89,8 @@ def test_every_check_of_the_asset_has_a_verdict_also_when_nothing_changed(
         verdicts = {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
 
         assert result.success
-        names = ("counts_reconcile", "fresh_per_config", "no_moveless_games", "written_games_are_sound")
+        names = ["archives_can_be_restored", "counts_reconcile", "fresh_per_config"]
+        names += ["no_moveless_games", "written_games_are_sound"]
         assert verdicts == dict.fromkeys(names, True)
 
 
@@ -330,7 +331,7 @@ def test_tables_and_numbers_are_observed_and_what_is_lost_is_repaired_by_a_job(
     kept = load_settings().root / "models/ringrift_best_hex8_2p.pth"
     kept.resolve().unlink()
 
-    verified, reported = run(instance, "verify_job"), run(instance, "report_job")
+    verified, reported = run(instance, "verify"), run(instance, "report_job")
 
     assert verified.success, failure_of(verified)
     assert kept.read_bytes() == model_bytes("best")

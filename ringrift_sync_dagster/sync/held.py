@@ -1,0 +1,120 @@
+"""Packs that agents hold of other nodes: asked for after a loss, and let go once the owner holds them itself.
+
+A node whose owner is not in reach brings its packs to other agents. Each lies there under its origin's name, with a
+receipt; it may be all that is left of a node that died. Only agents can hold, so only agents are asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from ringrift_sync_dagster.core.bandwidth import TransferPriority
+from ringrift_sync_dagster.core.model import Artifact
+from ringrift_sync_dagster.errors import ArtifactGoneError, RungUnusableError, SyncError, TransferUnderWayError
+from ringrift_sync_dagster.intake.sweep import sweep
+from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.settings.nodes import Node
+from ringrift_sync_dagster.state.admission import TransferRequest
+from ringrift_sync_dagster.state.receipts import has_receipt
+from ringrift_sync_dagster.storage.files import make_dirs
+from ringrift_sync_dagster.sync.report import Note
+from ringrift_sync_dagster.sync.runtime import Runtime
+from ringrift_sync_dagster.transports.held import Held
+from ringrift_sync_dagster.transports.p2p_http import P2PHttpTransport
+
+ASK_SECONDS: Final = 30.0
+FETCH_SECONDS: Final = 1800.0
+HELD: Final = "held"
+_PAGES: Final = 10_000
+"""Pages of receipts of one node, at most: one that never ends stops there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What came of asking one node.
+
+    Args:
+        holder: The node.
+        notes: What was brought, for people.
+        error: What stopped it; None when everything that it holds is here.
+
+    """
+
+    holder: str
+    notes: tuple[Note, ...]
+    error: SyncError | None = None
+
+
+def bring_held(runtime: Runtime, nodes: Sequence[Node], trigger: str) -> list[Brought]:
+    """Fetch from each node what it holds of others and the owner has no receipt for; take it in under its origin.
+
+    Errors of one node are in what is given for it, and never stop the others. Idempotent.
+
+    Raises:
+        StateError: The state database cannot be used.
+
+    """
+    asked = [node for node in nodes if not node.is_coordinator]
+    with ThreadPoolExecutor(runtime.settings.max_concurrent_syncs, thread_name_prefix="held") as pool:
+        brought = list(pool.map(lambda node: _bring(runtime, node, trigger), asked))
+    if any(note.code == HELD for one in brought for note in one.notes):
+        sweep(runtime.intake, runtime.rows, trigger)
+    return brought
+
+
+def _bring(runtime: Runtime, node: Node, trigger: str) -> Brought:
+    """Fetch what one node holds into ``incoming/<origin>/``."""
+    notes: list[Note] = []
+    error: SyncError | None = None
+    try:
+        with contextlib.closing(runtime.ladder.agent_of(node)) as agent:
+            for held in held_by(agent):
+                if has_receipt(runtime.state, held.sha256, runtime.intake.owner):
+                    continue
+                try:
+                    _fetch(runtime, agent, node, held, trigger)
+                except (ArtifactGoneError, TransferUnderWayError):
+                    continue  # it was merged there, or somebody brings it now
+                words = f"a pack of {held.origin} that {node.name} held was brought"
+                notes.append(Note(node.name, f"incoming/{held.origin}/{held.sha256}", HELD, words))
+    except RungUnusableError as raised:
+        notes.append(Note(node.name, "incoming", "no_agent", f"what it holds of others is not known: {raised}"))
+    except SyncError as raised:
+        error = raised
+    return Brought(node.name, tuple(notes), error)
+
+
+def _fetch(runtime: Runtime, agent: P2PHttpTransport, node: Node, held: Held, trigger: str) -> None:
+    path = runtime.layout.incoming_artifact(held.origin, held.sha256)
+    make_dirs(path.parent)
+    artifact = Artifact(held.sha256, held.size_bytes, "games")
+    wanted = TransferRequest(
+        held.sha256, node.name, "fetch", held.size_bytes, TransferPriority.HIGH, trigger=trigger,
+        reserved_bytes=held.size_bytes, disk=runtime.intake.owner, transport=agent.name,
+    )  # fmt: skip
+    with runtime.bandwidth.transfer(wanted, disk=path.parent, rescue=True) as transfer:
+        moved = agent.fetch(
+            artifact, path, deadline=clock.Deadline.after(FETCH_SECONDS), progress=transfer.progress,
+            cancel=transfer.cancel, pacer=transfer.pacer,
+        )  # fmt: skip
+        transfer.done(moved)
+
+
+def held_by(agent: P2PHttpTransport) -> Iterator[Held]:
+    """Give everything that an agent has a receipt for, page by page.
+
+    Raises:
+        SyncError: The agent could not be asked.
+
+    """
+    after = 0
+    for _ in range(_PAGES):
+        page = agent.held(after, deadline=clock.Deadline.after(ASK_SECONDS))
+        yield from page
+        if not page or max(one.id for one in page) <= after:
+            return
+        after = max(one.id for one in page)
