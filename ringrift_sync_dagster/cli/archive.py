@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
+from ringrift_sync_dagster.cli.names import ConfigName
 from ringrift_sync_dagster.cli.output import ago, clean, show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
-from ringrift_sync_dagster.cli.sync import ConfigName
 
 _DIRECTORY = click.argument("directory", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
 

@@ -1,8 +1,11 @@
-"""Names that a shell completes: nodes of the inventory. It answers fast, and where nothing can be read with nothing."""
+"""Names on the command line: config keys in any spelling, and nodes; a shell completes them, fast, or with nothing."""
 
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
+
+from ringrift_sync_dagster.node.patterns import CONFIGS, config_key
 
 
 def node_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's form
@@ -16,3 +19,21 @@ def node_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     except Exception:  # noqa: BLE001 - a person who presses TAB must not read of our errors
         return []
     return [name for name in inventory.nodes if name.startswith(incomplete)]
+
+
+class ConfigName(click.ParamType[str]):
+    """One of the twelve config keys, in any of the spellings that the cluster uses."""
+
+    name = "config"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Give the key as it is written everywhere else."""
+        board, _, players = value.strip().rpartition("_")
+        key = config_key(board, players.removesuffix("p"))
+        if key is None:
+            self.fail(f"{value!r} is not a config; the configs are {', '.join(CONFIGS)}", param, ctx)
+        return key
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's form
+        """Give the keys that begin so."""
+        return [CompletionItem(config) for config in CONFIGS if config.startswith(incomplete)]

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
-from ringrift_sync_dagster.cli.names import node_names
+from ringrift_sync_dagster.cli.names import ConfigName, node_names
 from ringrift_sync_dagster.cli.output import show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
-from ringrift_sync_dagster.cli.sync import ConfigName
 from ringrift_sync_dagster.node.patterns import DATA_TYPES
 
 if TYPE_CHECKING:

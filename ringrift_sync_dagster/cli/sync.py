@@ -7,13 +7,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from click.shell_completion import CompletionItem
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
-from ringrift_sync_dagster.cli.names import node_names
+from ringrift_sync_dagster.cli.names import ConfigName, node_names
 from ringrift_sync_dagster.cli.output import clean, show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
-from ringrift_sync_dagster.node.patterns import CONFIGS, DATA_TYPES, config_key
+from ringrift_sync_dagster.node.patterns import DATA_TYPES
 
 if TYPE_CHECKING:
     from ringrift_sync_dagster.sync.collect import Request
@@ -33,24 +32,6 @@ Examples:
   ringrift-sync sync --type models --to vast-12345
   ringrift-sync sync --node vast-12345 --transport rsync
 """
-
-
-class ConfigName(click.ParamType[str]):
-    """One of the twelve config keys, in any of the spellings that the cluster uses."""
-
-    name = "config"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Give the key as it is written everywhere else."""
-        board, _, players = value.strip().rpartition("_")
-        key = config_key(board, players.removesuffix("p"))
-        if key is None:
-            self.fail(f"{value!r} is not a config; the configs are {', '.join(CONFIGS)}", param, ctx)
-        return key
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's form
-        """Give the keys that begin so."""
-        return [CompletionItem(config) for config in CONFIGS if config.startswith(incomplete)]
 
 
 @click.command(context_settings=CONTEXT, epilog=EXAMPLES)

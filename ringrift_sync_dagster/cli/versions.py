@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
+from ringrift_sync_dagster.cli.names import ConfigName
 from ringrift_sync_dagster.cli.output import ago, clean, show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
-from ringrift_sync_dagster.cli.sync import ConfigName
 
 if TYPE_CHECKING:
     from ringrift_sync_dagster.intake.publishing import Publisher

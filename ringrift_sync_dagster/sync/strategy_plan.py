@@ -15,6 +15,7 @@ from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.planner import Measured, PlannedTransfer, SyncPlan, measured_before, plan
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.strategies import AutoSyncConfig, ClusterView, requests
+from ringrift_sync_dagster.sync.view import cluster_view
 
 
 class SyncPlanner:
@@ -37,7 +38,8 @@ class SyncPlanner:
 
         """
         nodes = self._runtime.nodes()
-        return plan_strategy(config, ClusterView(nodes), self._differences(nodes), measured_before(self._runtime.state))
+        view = cluster_view(self._runtime, config)
+        return plan_strategy(config, view, self._differences(nodes), measured_before(self._runtime.state))
 
     def plan_request(self, request: Request) -> SyncPlan:
         """Give the plan of a pass that moves what is asked for.
