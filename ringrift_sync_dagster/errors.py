@@ -371,22 +371,8 @@ class CanonicalStoreError(SyncError):
         )
 
 
-class ArchiveError(SyncError):
-    """An archive directory cannot be used, or an archive is not what it was; what was archived before is untouched.
-
-    Args:
-        path: The directory or file.
-        reason: What is wrong, and what to do.
-
-    """
-
-    def __init__(self, path: object, reason: str) -> None:
-        super().__init__(str(path), reason)
-        self.path = str(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+class ArchiveError(InvalidFileError):
+    """An archive directory cannot be used, or an archive is not what it was; what was archived before is untouched."""
 
 
 class CollectFailedError(SyncError):

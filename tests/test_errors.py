@@ -63,6 +63,7 @@ EXPECTED = {
             "RemoteCallError",
             "PackRefusedError",
             "InvalidFileError",
+            "ArchiveError",
         ),
         *("EventError", "StateError", "CanonicalStoreError", "CollectFailedError"),
     },

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from ringrift_sync_dagster.cli.output import show_json
 from ringrift_sync_dagster.cli.plans import STRATEGIES
 from ringrift_sync_dagster.cli.session import Session, verb
 from ringrift_sync_dagster.errors import ConfigError, Problem
+from ringrift_sync_dagster.settings.clock import monotonic
 
 END_SECONDS = 15.0
 """How long a part may take to end before it is killed."""
@@ -63,8 +63,12 @@ async def _until_signal(start, stop) -> None:  # type: ignore[no-untyped-def]  #
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of Dagster's UI.")
 @click.option("--no-agent", is_flag=True, help="The coordinator's agent runs elsewhere, such as under systemd.")
 @click.option("--no-dagster", is_flag=True, help="Run the AUTO daemon in the place of Dagster.")
+@click.option(
+    "--dagster-home", type=click.Path(path_type=Path, file_okay=False), default=Path(), envvar="DAGSTER_HOME",
+    show_envvar=True, help="Directory with dagster.yaml; the current one by default.",
+)  # fmt: skip
 @verb("hosts", "home")
-def up(session: Session, port: int, no_agent: bool, no_dagster: bool) -> int:  # noqa: FBT001 - flags
+def up(session: Session, port: int, no_agent: bool, no_dagster: bool, dagster_home: Path) -> int:  # noqa: FBT001 - flags
     """Run everything that a coordinator runs: its agent, and Dagster with all schedules and sensors.
 
     Dagster's UI is on 127.0.0.1. Parts that end by themselves are started again, with growing pauses. The instance is
@@ -85,7 +89,7 @@ def up(session: Session, port: int, no_agent: bool, no_dagster: bool) -> int:  #
     if no_dagster:
         parts.append(_Part("daemon", [*this, "daemon", "--strategy", "auto", *given]))
     else:
-        home = _dagster_home()
+        home = _checked(dagster_home.expanduser().absolute())
         dagster = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
         dagster += ["-m", "ringrift_sync_dagster.definitions"]
         variables = {
@@ -97,11 +101,9 @@ def up(session: Session, port: int, no_agent: bool, no_dagster: bool) -> int:  #
     return _run(parts)
 
 
-def _dagster_home() -> Path:
-    given = os.environ.get("DAGSTER_HOME", "")
-    home = Path(given).expanduser().absolute() if given else Path.cwd()
+def _checked(home: Path) -> Path:
     if not (home / "dagster.yaml").exists():
-        message = "it has no dagster.yaml; start in the checkout, or set DAGSTER_HOME to a directory with one"
+        message = "it has no dagster.yaml; start in the checkout, or name a directory that has one"
         raise ConfigError([Problem(str(home), None, "", "DAGSTER_HOME", message)])
     return home
 
@@ -122,7 +124,7 @@ class _Part:
 
     def keep(self) -> None:
         """Start it, or again when it has ended and its pause is over."""
-        now = time.monotonic()
+        now = monotonic()
         if self.process is not None and self.process.poll() is not None:
             click.echo(f"{self.name} ended with {self.process.returncode}; again in {self.pause:.0f} s", err=True)
             lived = now - self.started
@@ -131,9 +133,10 @@ class _Part:
             self.pause = min(2 * self.pause, LONGEST_PAUSE_SECONDS) if short else FIRST_PAUSE_SECONDS
             self.process = None
         if self.process is None and now >= self.again_at:
-            environment = {**os.environ, **self.variables}
+            # `env` replaces itself with the program, so the pid is the program's.
+            command = ["env", *(f"{name}={value}" for name, value in self.variables.items()), *self.command]
             self.process = subprocess.Popen(
-                self.command, env=environment, cwd=self.directory, stdin=subprocess.DEVNULL, start_new_session=True
+                command, cwd=self.directory, stdin=subprocess.DEVNULL, start_new_session=True
             )
             self.started = now
 
