@@ -103,6 +103,7 @@ _DIALECTS: Final[Mapping[DataEventType, Callable[[Shape, Shape], None]]] = Mappi
         DataEventType.BACKPRESSURE_ACTIVATED: _backpressure,
         DataEventType.BACKPRESSURE_RELEASED: _backpressure,
         DataEventType.TRAINING_STARTED: _nothing_more,
+        DataEventType.TRAINING_COMPLETED: _nothing_more,
         DataEventType.HOST_ONLINE: _nothing_more,
         DataEventType.HOST_OFFLINE: _nothing_more,
         DataEventType.DISK_SPACE_LOW: _nothing_more,

@@ -282,6 +282,10 @@ class TrainingStarted(Detailed):
     model_id: Text = ""
 
 
+class TrainingCompleted(TrainingStarted):
+    """A node trains no longer, however that ended."""
+
+
 class DiskSpaceLow(Detailed):
     """A disk is nearly full."""
 
@@ -315,6 +319,7 @@ PAYLOADS: Final[Mapping[DataEventType, type[Payload]]] = MappingProxyType(
         DataEventType.HOST_OFFLINE: HostOffline,
         DataEventType.NODE_RECOVERED: NodeRecovered,
         DataEventType.TRAINING_STARTED: TrainingStarted,
+        DataEventType.TRAINING_COMPLETED: TrainingCompleted,
         DataEventType.DISK_SPACE_LOW: DiskSpaceLow,
     }
 )

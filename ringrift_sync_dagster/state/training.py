@@ -16,7 +16,7 @@ from ringrift_sync_dagster.state.schema import events
 from ringrift_sync_dagster.state.store import StateStore
 
 LASTS_SECONDS: Final = 6 * 3600.0
-_ENDS: Final = ("TRAINING_COMPLETED", "TRAINING_FAILED", "TRAINING_STOPPED", DataEventType.HOST_OFFLINE.value)
+_ENDS: Final = (DataEventType.TRAINING_COMPLETED.value, DataEventType.HOST_OFFLINE.value)
 _NEWEST: Final = 5_000
 """How many events are looked through, the newest."""
 

@@ -49,7 +49,7 @@ def test_an_operation_gives_its_result_and_a_refusal_its_code(agent: AgentProces
 def test_what_the_kit_does_only_on_its_own_machine_is_no_operation_of_an_agent(agent: AgentProcess, op: str) -> None:
     answer = agent.request("POST", f"/v1/call/{op}", json={"path": "data/games/hex8_2p.db"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "bad_arguments")
-    known = "applied, apply, disk, facts, hash, keys, list, pack, publish, published, rows, scan"
+    known = "applied, apply, disk, facts, hash, keys, list, pack, publish, published, rows, scan, storage"
     assert answer.json()["error"]["message"] == f"there is no operation {op!r}; there are {known}"
 
 

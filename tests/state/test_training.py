@@ -11,7 +11,7 @@ from ringrift_sync_dagster.state.training import LASTS_SECONDS, training_now
 
 
 def test_training_lasts_until_somebody_says_that_it_ended(store: StateStore) -> None:
-    for key, node in (("node_id", "a"), ("host", "b"), ("node", "c"), ("other", "d")):
+    for key, node in (("node_id", "a"), ("host", "b"), ("node", "c"), ("model_id", "d")):
         publish(store, "TRAINING_STARTED", {key: node})
     assert training_now(store) == {"a", "b", "c"}
     publish(store, "TRAINING_COMPLETED", {"node_id": "a"})

@@ -17,7 +17,7 @@ from ringrift_sync_dagster.demo.ratings import make_matches, write_matches
 from ringrift_sync_dagster.intake.rows import RowsIntake
 from ringrift_sync_dagster.node import canonical
 from ringrift_sync_dagster.storage.quarantine import Quarantine
-from ringrift_sync_dagster.sync import passes
+from ringrift_sync_dagster.sync import pass_routing
 from ringrift_sync_dagster.sync.collect import Request, move
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.verify import Condition, Verified, verify
@@ -158,7 +158,7 @@ def test_a_missing_link_is_found_and_what_is_not_brought_again_is_not_called_rep
     link.unlink()
 
     with monkeypatch.context() as patched:
-        patched.setattr(passes, "is_target", lambda *_, **__: False)
+        patched.setattr(pass_routing, "is_target", lambda *_, **__: False)
         refused = [look(field_) for _ in range(2)]
     found = look(field_)
 
