@@ -123,6 +123,7 @@ class EscalatingTransport:
         self._config = config or CircuitBreakerConfig()
         self._remembers = remembers
         self._answered: dict[Rung, float] = {}
+        self._hint = ("", 0.0)
         self._chance = chance
         self._made: dict[Rung, Transport] = {}
         self._lock = threading.Lock()
@@ -243,7 +244,7 @@ class EscalatingTransport:
             message = f"{climb.what}: no transport is there for it: the inventory gives no address, or not for this one"
             raise RungUnusableError(self._node.name, "", message)
         climb.deadline.check(self._node.name, NAME, climb.what)
-        ladder = order(tuple(self._makers), rungs.remembered(self._state, self._node.name))
+        ladder = order(tuple(self._makers), self._remembered())
         for place, rung in enumerate(ladder):
             done = self._try_rung(climb, rung, ladder[place + 1 :], attempt)
             if done is not None:
@@ -339,8 +340,17 @@ class EscalatingTransport:
         breakers.succeeded(self._state, self._node.name, rung.value)
         for other in self._sharing(rung):
             breakers.answered(self._state, self._node.name, other.value)
-        if self._remembers:
+        if self._remembers and self._hint[0] != rung.value:
             rungs.remember(self._state, self._node.name, rung.value)
+            self._hint = (rung.value, monotonic())
+
+    def _remembered(self) -> str:
+        """Give the rung that worked last; the database is asked once in a while, because it is only advice."""
+        name, at = self._hint
+        if not name or monotonic() - at > _KNOWN_SECONDS:
+            name = rungs.remembered(self._state, self._node.name)
+            self._hint = (name, monotonic())
+        return name
 
     def _sharing(self, rung: Rung) -> list[Rung]:
         """The other rungs that need the same port."""
