@@ -1,8 +1,9 @@
 """Archive the owner's store: a verified copy of every database, and of every kept version of npz and models.
 
 Databases are copied by SQLite's online backup, in one step, while others merge; files are copied by their content, so
-what did not change since the last archive costs a look. It reads at the rate of BACKGROUND, and a file that cannot be
-archived is named while the others are. Nothing is ever deleted in the archive. Source: domain facts, 10 (incident 2).
+what did not change since the last archive costs a look. It reads at the rate of BACKGROUND, waits while backpressure
+holds that, and a file that cannot be archived is named while the others are. Nothing is ever deleted in the archive.
+Source: domain facts, 10 (incident 2).
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def archive(
         paced = pace(limit)
         for source, _ in sources:
             try:
+                runtime.bandwidth.wait_while_held(TransferPriority.BACKGROUND)
                 file, added = _copied(store, runtime.layout.root, source, paced)
             except SyncError as error:
                 store.require_room(0)  # a full disk ends the run: the rest would fail with the same words

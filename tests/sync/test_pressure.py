@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,7 @@ from ringrift_sync_dagster.state.events import publish
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.transfers import start_transfer, transfer_rows
 from ringrift_sync_dagster.storage.layout import Layout
+from ringrift_sync_dagster.sync.archive import archive
 from ringrift_sync_dagster.sync.collect import Request, move
 from ringrift_sync_dagster.sync.facade import priority_request
 from ringrift_sync_dagster.sync.pressure import measure
@@ -201,3 +203,18 @@ def test_every_signal_is_measured(field_: Field) -> None:
     assert (quiet["queue"], quiet["transfers"], busy["queue"], busy["transfers"]) == (0, 0, 1, 1)
     assert 0 < busy["memory"] < 100
     assert 0 < busy["disk"] < 100
+
+
+def test_an_archive_waits_for_the_release_and_then_goes_on(field_: Field, tmp_path: Path) -> None:
+    field_.play(SPOT, "data/games/x.db", make_game("a", CONFIG))
+    field_.collect(CONFIG, nodes=(SPOT,))
+    overload(field_.settings)
+    with Runtime.open(field_.settings) as runtime, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(archive, runtime, tmp_path / "archive")
+        time.sleep(0.4)
+        waited = not running.done()
+        release(field_.settings)
+        done = running.result(20)
+
+    assert waited
+    assert (done.failures, len(done.files)) == ((), 1)
