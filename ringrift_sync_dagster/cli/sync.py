@@ -11,6 +11,7 @@ import click
 from ringrift_sync_dagster.cli.lazy import CONTEXT
 from ringrift_sync_dagster.cli.names import ConfigName, node_names
 from ringrift_sync_dagster.cli.output import clean, show_json, show_table, size
+from ringrift_sync_dagster.cli.progress import shown_progress
 from ringrift_sync_dagster.cli.session import Session, verb
 from ringrift_sync_dagster.node.patterns import DATA_TYPES
 
@@ -138,7 +139,8 @@ def _run(session: Session, request: Request, transport: str | None) -> int:
     with Runtime.open(session.settings(), transport=transport or "") as runtime:
         for name in (*(request.nodes or ()), *request.to):
             runtime.inventory.get(name)
-        reports = move(runtime, request)
+        with shown_progress(session, runtime.state):
+            reports = move(runtime, request)
     if session.as_json:
         told = [_json(data_type.value, report) for data_type, report in reports.items()]
         show_json(told[0] if len(told) == 1 else {"ok": all(one["ok"] for one in told), "types": told})
