@@ -51,7 +51,7 @@ def look_at_ephemeral_nodes(context: dg.OpExecutionContext, config: LookConfig, 
         add_node_partitions(context.instance, partition_nodes(runtime.inventory))
         turn = Turn(runtime.state, STRATEGY, runtime.intake.owner, f"run {context.run_id[:8]}")
         cadence = Cadence(runtime.settings.ephemeral_sync_interval)
-        with EphemeralLooks(runtime, STRATEGY) as looks:
+        with EphemeralLooks(runtime, STRATEGY, cadence.interval) as looks:
             try:
                 with turn.taken_over() as lease:
                     count = work_at_marks(

@@ -24,7 +24,7 @@ LOOKERS: Final = 32
 """Ephemeral nodes that are looked at at the same time."""
 SETTLE_SECONDS: Final = 60.0
 """How often the loop finishes what killed processes left."""
-_QUIET_SECONDS: Final = 4.0
+_SHARE: Final = 0.8
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -47,14 +47,15 @@ class EphemeralLooks:
     Args:
         runtime: What to work with.
         trigger: What starts it, as it is written into changes.
-        limit_seconds: How long a mark waits for its looks: what is done by then counts as its changes.
+        interval: Seconds between two marks. A mark waits most of it for its looks: what is done by then counts as its
+            changes, and no node keeps the next mark from coming.
 
     """
 
-    def __init__(self, runtime: Runtime, trigger: str, limit_seconds: float = _QUIET_SECONDS) -> None:
+    def __init__(self, runtime: Runtime, trigger: str, interval: float) -> None:
         self._runtime = runtime
         self._trigger = trigger
-        self._limit_seconds = limit_seconds
+        self._limit_seconds = _SHARE * interval
         self._pool = ThreadPoolExecutor(LOOKERS, thread_name_prefix="look")
         self._busy: dict[str, Future[Reports]] = {}
         self._settled_at = float("-inf")

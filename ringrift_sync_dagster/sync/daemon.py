@@ -195,7 +195,7 @@ class AutoSyncDaemon:
             config = replace(self.config, strategy=strategy)
             if strategy is SyncStrategy.EPHEMERAL:
                 cadence = Cadence(config.ephemeral_sync_interval_seconds, sleep=self._stop.wait)
-                with EphemeralLooks(runtime, "daemon") as looks:
+                with EphemeralLooks(runtime, "daemon", cadence.interval) as looks:
                     work_at_marks(
                         turn, lease, cadence, MINUTE, lambda: self._worked(strategy, looks.look()), stop=self._stop
                     )
