@@ -1,0 +1,67 @@
+"""Looks at ephemeral nodes: each in its own time, none of them for ever, and nothing told twice."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ringrift_sync_dagster.settings.settings import Settings
+from ringrift_sync_dagster.sync.acting import EphemeralLooks
+from ringrift_sync_dagster.sync.runtime import Runtime
+from tests.node.merging import game
+from tests.sync.conftest import Field
+
+CONFIG = "hex8_2p"
+HOST = {"ssh_port": 1, "ringrift_path": "/x", "provider": "vast"}
+
+
+def with_host(field_: Field, folder: Path, name: str, host: dict[str, object]) -> Settings:
+    """The settings of the field, with one host more in the inventory."""
+    shutil.copytree(field_.settings.hosts, folder / "hosts")
+    (folder / "hosts" / "more.yaml").write_text(yaml.safe_dump({"hosts": {name: host}}))
+    return field_.settings.model_copy(update={"hosts": folder / "hosts"})
+
+
+@pytest.mark.cluster
+def test_a_node_that_never_answers_keeps_no_other_from_being_looked_at(field_: Field, tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.77.201.1", 0))
+        silent.listen(128)
+        port = silent.getsockname()[1]
+        host = {**HOST, "ssh_host": "127.77.201.1", "ssh_port": port, "agent_port": port}
+        settings = with_host(field_, tmp_path, "vast-silent", host)
+        with Runtime.open(settings) as runtime, EphemeralLooks(runtime, "test", 1.0) as looks:
+            took = []
+            for number in range(3):
+                field_.play(field_.nodes[0], "data/games/x.db", game(f"g{number}", config=CONFIG))
+                for _ in range(5):
+                    started = time.monotonic()
+                    looks.look()
+                    took.append(time.monotonic() - started)
+                    if runtime.intake.store.games(CONFIG) > number:
+                        break
+                assert runtime.intake.store.games(CONFIG) == number + 1
+            assert len(took) < 10
+            assert "vast-silent" in looks.nodes
+
+    assert max(took) < 3.0
+
+
+def test_a_dead_node_is_told_once_and_a_node_that_is_well_not_at_all(
+    field_: Field, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = with_host(field_, tmp_path, "vast-dead", {**HOST, "ssh_host": "127.77.202.1", "agent_port": 1})
+    field_.play(field_.nodes[0], "data/games/x.db", game("g", config=CONFIG))
+    caplog.set_level(logging.INFO)
+    with Runtime.open(settings) as runtime, EphemeralLooks(runtime, "test", 5.0) as looks:
+        changes = [looks.look() for _ in range(3)]
+
+    told = [record.getMessage() for record in caplog.records if record.name.endswith("sync.acting")]
+    assert changes == [1, 0, 0]
+    assert [text.split()[0] for text in told] == ["node=vast-dead"]
