@@ -13,10 +13,12 @@ from ringrift_sync_dagster.core.escalation import Rung
 @click.group(context_settings=CONTEXT, invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout, where no verb is given.")
 @click.pass_context
-def breakers(context: click.Context, as_json: bool) -> None:  # noqa: FBT001 - a flag
+def breakers(context: click.Context, as_json: bool) -> int | None:  # noqa: FBT001 - a flag
     """Show circuit breakers, or close those of a node; without a verb they are listed."""
-    if context.invoked_subcommand is None:
-        context.invoke(list_breakers, as_json=as_json, verbose=0, hosts=None, home=None, state_url=None)
+    if context.invoked_subcommand is not None:
+        return None
+    code: int = context.invoke(list_breakers, as_json=as_json, verbose=0, hosts=None, home=None, state_url=None)
+    return code
 
 
 @breakers.command("list", context_settings=CONTEXT)

@@ -76,9 +76,12 @@ def show_plan(session: Session, chosen: SyncPlan, settings: Settings, measured: 
     ]  # fmt: skip
     columns = ("priority", "node", "way", "type", "config", "what", "about", "seconds", "why")
     title = f"{len(shown)} to move, about {size(chosen.size_bytes)} in {seconds:.0f} s"
-    show_table(title, columns, shown, empty="nothing is missing anywhere")
+    empty = (
+        "nothing is missing on nodes that told their files" if chosen.unknown_nodes else "nothing is missing anywhere"
+    )
+    show_table(title, columns, shown, empty=empty)
     if chosen.unknown_nodes:
-        click.echo(f"never heard of, a pass asks them: {', '.join(chosen.unknown_nodes)}")
+        click.echo(f"never told their files, a pass asks them: {', '.join(chosen.unknown_nodes)}")
     if measured.errors is not None:
         off_bytes, off_seconds = (f"{100 * one:.0f} %" for one in measured.errors)
         click.echo(f"earlier forecasts were off by {off_bytes} of the bytes and {off_seconds} of the seconds (medians)")

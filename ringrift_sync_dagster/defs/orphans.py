@@ -16,7 +16,7 @@ from ringrift_sync_dagster.errors import SyncError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.events import publish
 from ringrift_sync_dagster.state.store import StateStore
-from ringrift_sync_dagster.sync.orphans import PATHS_TOLD, Orphans, Watch, files_behind
+from ringrift_sync_dagster.sync.orphans import PATHS_TOLD, Orphans, Watch, come, files_behind
 
 NODE_TAG: Final = "ringrift/node"
 REASON: Final = "orphan_games_recovery"
@@ -40,9 +40,15 @@ def orphan_games_sensor(context: dg.SensorEvaluationContext, sync: SyncResource)
             behind = files_behind(runtime)
             orphans = watch.look(behind, now, runtime.settings.ephemeral_max_data_age)
             _tell(runtime.state, orphans, told)
-            recovered = sorted(set(told) - {one.node for one in orphans})
-            for node in recovered:
-                _tell_recovered(runtime.state, node, told.pop(node))
+            recovered = []
+            for node in sorted(set(told) - {one.node for one in orphans}):
+                paths = come(runtime, node, list(told[node].get("orphan_paths", ())), behind)
+                if paths is None:
+                    continue
+                if paths:
+                    recovered.append(node)
+                    _tell_recovered(runtime.state, node, told[node], paths)
+                del told[node]
                 watch.tries.pop(node, None)
     except (SyncError, dg.Failure) as error:
         return dg.SensorResult(skip_reason=f"nothing can be looked at: {error}", cursor=context.cursor)
@@ -70,8 +76,7 @@ def _tell(state: StateStore, orphans: list[Orphans], told: dict[str, dict[str, A
             publish(state, DataEventType.ORPHAN_GAMES_DETECTED, told[one.node])
 
 
-def _tell_recovered(state: StateStore, node: str, told: dict[str, Any]) -> None:
-    paths = list(told.get("orphan_paths", ()))
+def _tell_recovered(state: StateStore, node: str, told: dict[str, Any], paths: list[str]) -> None:
     payload = {
         "host": node,
         "registered_count": len(paths),

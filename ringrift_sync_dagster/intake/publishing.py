@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ from ringrift_sync_dagster.storage.quarantine import Quarantine
 
 LEASE_WAIT_SECONDS: Final = 300.0
 _SIDECAR_BYTES: Final = 4096
+_WITHDRAWN: Final = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Publisher:
         if current is not None and current[1].sha256 == version.sha256:
             self.settle(DataType(version.data_type), version.config)
             return False
-        if current is not None and not force and _rank(version) <= _rank(current[1]):
+        if current is not None and not force and (_is_withdrawn(version) or _rank(version) <= _rank(current[1])):
             return False
         self._publish(version, node, trigger)
         return True
@@ -87,7 +88,16 @@ class Publisher:
             if version is None or version.state is not VersionState.KEPT:
                 raise InvalidFileError(sha256[:12], f"no such version of {data_type} of {config} is kept")
             self._require_whole(version)
+            self._withdraw_better(version)
             return self._publish(version, self.owner, trigger)
+
+    def _withdraw_better(self, chosen: Version) -> None:
+        """Let no kept npz that is better return by itself: a person decided against it, and nodes offer it still."""
+        kept = versions_of(self.state, chosen.data_type, chosen.config, VersionState.KEPT)
+        for one in kept if chosen.data_type == DataType.NPZ else ():  # models are never offered
+            withdrawn = _rank(one) > _rank(chosen)
+            if withdrawn != _is_withdrawn(one):
+                add_version(self.state, replace(one, detail={**one.detail, _WITHDRAWN: withdrawn}))
 
     def promote(self, config: str, source: Path, *, trigger: str) -> Published:
         """Make a model the promoted one of its config: bytes first, then the links.
@@ -299,6 +309,10 @@ def _rank(version: Version) -> tuple[int, int, str]:
     """The order of npz versions: the better, the larger."""
     detail = version.detail
     return int(detail.get("feature_version", 0)), int(detail.get("samples", 0)), version.sha256
+
+
+def _is_withdrawn(version: Version) -> bool:
+    return bool(version.detail.get(_WITHDRAWN))
 
 
 def _dropped(version: Version) -> Version:

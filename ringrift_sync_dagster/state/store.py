@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
@@ -157,12 +158,21 @@ def _new_engine(url: URL) -> sa.Engine:
             url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, max_overflow=-1
         )
         event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "checkout", _require_same_file)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
         return sa.create_engine(url, pool_pre_ping=True, executemany_mode="values_plus_batch")
     except ImportError as error:
         raise StateError(f"{database_name(url)} needs a driver: pip install psycopg2-binary") from error
+
+
+def _require_same_file(connection: Any, record: Any, _proxy: object) -> None:  # noqa: ANN401 - the driver's own class
+    """Give up a connection whose file was replaced, by a copy that somebody restored: what it writes is lost."""
+    with contextlib.suppress(FileNotFoundError):
+        file = Path(connection.execute("PRAGMA database_list").fetchone()[2]).stat()
+        if record.info.setdefault("file", (file.st_dev, file.st_ino)) != (file.st_dev, file.st_ino):
+            raise sa.exc.DisconnectionError
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own class

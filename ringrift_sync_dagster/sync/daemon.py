@@ -26,6 +26,7 @@ from ringrift_sync_dagster.settings.inventory import load_inventory
 from ringrift_sync_dagster.settings.settings import Settings, load_settings
 from ringrift_sync_dagster.state.leases import Lease
 from ringrift_sync_dagster.state.store import StateStore
+from ringrift_sync_dagster.storage.files import disk_errors
 from ringrift_sync_dagster.sync.acting import EphemeralLooks, Reports, pass_once
 from ringrift_sync_dagster.sync.cadence import MINUTE, Cadence
 from ringrift_sync_dagster.sync.loop import Turn, who_acts, work_at_marks
@@ -124,7 +125,12 @@ class AutoSyncDaemon:
         self._handler: logging.Handler | None = None
 
     async def start(self) -> None:
-        """Begin; returns at once. Does nothing while it runs."""
+        """Begin; returns at once. Does nothing while it runs.
+
+        Raises:
+            LocalDiskError: There is no writing its log.
+
+        """
         if self._threads:
             return
         self._stop.clear()
@@ -243,7 +249,8 @@ def _changes(reports: list[Reports]) -> int:
 
 def _log_to(path: Path) -> logging.Handler:
     """Write the package's log to a file that is kept small."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path.parent, "make"):
+        path.parent.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     _PACKAGE_LOG.addHandler(handler)

@@ -37,12 +37,15 @@ def look_deeper(collector: SourceCollector) -> None:
 
 
 def _current(collector: SourceCollector) -> DeepScan | None:
-    """The look that goes on, or a new one; None when the last one ended a short while ago."""
+    """The look that goes on, or a new one; None when the last one ended a short while ago.
+
+    A look that began or ended in the future shows that somebody set the clock back.
+    """
     partition, path, now = collector.partition, collector.file.path, clock.wall()
     last = deep_scan(collector.runtime.state, partition.node, path, partition.config)
     if last is not None and last.finished_at is None:
-        return last
-    if last is not None and now - (last.finished_at or 0.0) < collector.runtime.settings.deep_scan_interval:
+        return replace(last, started_at=min(last.started_at, now))
+    if last is not None and 0 <= now - (last.finished_at or 0.0) < collector.runtime.settings.deep_scan_interval:
         return None
     return DeepScan(partition.node, path, partition.config, {}, 0.0, now, now)
 

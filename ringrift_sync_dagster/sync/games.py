@@ -139,11 +139,9 @@ class GamesMover:
         applied = self._applied(work)
         store_id = applied["store_id"]
         before = placement_of(runtime.state, node, DataType.GAMES.value, config)
-        if before is not None and (before.content, before.detail.get("store_id")) == (generation, store_id):
-            if token and before.detail.get("token") != token:  # while the copy stays so, it need not be asked again
-                detail = {**before.detail, "token": token}
-                placed(runtime.state, Placement(node, DataType.GAMES.value, config, generation, 0, detail))
-            return
+        known = {"store_id": store_id, "token": token}
+        if before is not None and token and (before.content, before.detail) == (generation, known):
+            return  # any other token may be that of an older copy, which its own cursor tells
         cursor, brought, moved, transport, started = applied["cursor"], 0, 0, "", clock.monotonic()
         for _ in range(runtime.settings.max_packs_down):
             answer = self._pack(work, cursor, generation)
@@ -159,7 +157,11 @@ class GamesMover:
             if work.deadline.expired:
                 generation = ""
                 break
-        self._record(work, generation, store_id, Brought(brought, moved, transport, clock.monotonic() - started))
+        else:
+            generation = ""
+        done = Brought(brought, moved, transport, clock.monotonic() - started)
+        # While a copy that lacks nothing stays as it is, it need not be asked again.
+        self._record(work, generation, {"store_id": store_id} if moved else known, done)
 
     def _applied(self, work: Work) -> dict[str, Any]:
         """Ask the node how far its copy has come; nothing where it has none."""
@@ -205,7 +207,7 @@ class GamesMover:
             store_id = text(result["store_id"], "store_id", _TEXT_CHARS)
         return counts.get("games_new", 0) + counts.get("games_revised", 0), store_id, pushed
 
-    def _record(self, work: Work, generation: str, store_id: str, brought: Brought) -> None:
+    def _record(self, work: Work, generation: str, detail: dict[str, str], brought: Brought) -> None:
         """Remember what the node has now, with the change; an empty generation: more follows with the next pass."""
         partition, now = work.partition, clock.wall()
         change = None
@@ -220,7 +222,6 @@ class GamesMover:
         if not generation:
             words = "the rest of the canonical games follows with the next pass"
             work.notes.append(Note(partition.node, synced_path(partition.config), "unfinished", words))
-        detail = {"store_id": store_id}
         placement = Placement(partition.node, DataType.GAMES.value, partition.config, generation, 0, detail)
         placed(work.runtime.state, placement, change=change)
 

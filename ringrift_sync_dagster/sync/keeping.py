@@ -178,9 +178,9 @@ class Look:
         """Say why a version that is not published must stay though its class is above its quota (incidents 4 and 5)."""
         if (self.runtime.layout.root / version.path).resolve() in linked:
             return "a name leads to it"
-        owner = self.runtime.intake.owner
-        if all(one.node == owner for one in receipts_of(self.runtime.state, version.sha256)):
-            return "no other node has a verified copy"
+        lasting = {node.name for node in self.runtime.nodes() if not (node.is_ephemeral or node.is_coordinator)}
+        if not any(one.node in lasting for one in receipts_of(self.runtime.state, version.sha256)):
+            return "no node that lasts has a verified copy"
         return ""
 
     def _dropping(self, version: Version) -> Callable[[], str]:

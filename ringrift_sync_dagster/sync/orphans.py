@@ -8,14 +8,16 @@ of this machine count. Source: domain.md, 5, meaning (b); exact ids are told by 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
 from ringrift_sync_dagster.core.model import DataType
+from ringrift_sync_dagster.errors import CanonicalStoreError
 from ringrift_sync_dagster.node.patterns import CONFIGS
-from ringrift_sync_dagster.state.nodes import NodeFile, files_of
+from ringrift_sync_dagster.state.nodes import UP, NodeFile, files_of, node_row
+from ringrift_sync_dagster.storage.canonical import CanonicalStore
 from ringrift_sync_dagster.sync.answers import reached_end_at
 from ringrift_sync_dagster.sync.runtime import Runtime
 
@@ -142,11 +144,10 @@ def files_behind(runtime: Runtime) -> list[Behind]:
 
     Raises:
         StateError: The state database cannot be read.
-        CanonicalStoreError: A merged database cannot be read.
 
     """
     cursors = {
-        (kind, config): store.cursors(config)
+        (kind, config): _cursors(store, config)
         for kind, store in (("games", runtime.intake.store), ("eval", runtime.intake.evaluation))
         for config in CONFIGS
     }
@@ -160,6 +161,28 @@ def files_behind(runtime: Runtime) -> list[Behind]:
             if not file.token or reached_end_at(cursor) != file.token:
                 found.append(_behind(file, cursor))
     return found
+
+
+def come(runtime: Runtime, node: str, paths: Collection[str], behind: Iterable[Behind]) -> list[str] | None:
+    """Give those of a node's paths whose games have come; None while nobody knows: some are behind, the node is down.
+
+    Of a file that is gone or unreadable, and of a node that left the inventory, nothing has come.
+    """
+    if node not in {one.name for one in runtime.nodes()}:
+        return []
+    row = node_row(runtime.state, node)
+    if (row is None or row.status != UP) and any(one.node == node and one.path in paths for one in behind):
+        return None
+    listed = {file.path for file in files_of(runtime.state, node, DataType.GAMES.value) if not file.error}
+    return [path for path in paths if path in listed]
+
+
+def _cursors(store: CanonicalStore, config: str) -> Mapping[tuple[str, str], Mapping[str, Any]]:
+    """Give how far nodes were read; nothing where the merged database is damaged, for then no game of it is safe."""
+    try:
+        return store.cursors(config)
+    except CanonicalStoreError:
+        return {}
 
 
 def _behind(file: NodeFile, cursor: Mapping[str, Any] | None) -> Behind:

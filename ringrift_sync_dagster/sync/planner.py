@@ -111,7 +111,9 @@ def plan(differences: Iterable[Difference], measured: Measured) -> SyncPlan:
             line.missing.node, order[line.missing.data_type], line.missing.config, line.missing.what,
         )
     )  # fmt: skip
-    return SyncPlan(tuple(lines), tuple(sorted(one.node for one in found if one.known is None)))
+    return SyncPlan(
+        tuple(lines), tuple(sorted(one.node for one in found if one.known is None or one.known.manifest_at is None))
+    )
 
 
 def _planned(missing: Missing, measured: Measured) -> PlannedTransfer:

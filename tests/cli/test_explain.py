@@ -137,6 +137,11 @@ def test_breakers_are_listed_and_closed(cli: Command, state: StateStore) -> None
     assert cli("breakers").stdout == "breakers: all are closed\n"
 
 
+def test_breakers_that_cannot_be_read_are_exit_code_1(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINGRIFT_SYNC_STATE_URL", "sqlite:////dev/null/state.db")
+    assert cli("breakers").returncode == cli("breakers", "list").returncode == 1
+
+
 @pytest.mark.cluster
 def test_explain_ends_although_the_node_is_a_black_hole(cli: Command, tmp_path: Path) -> None:
     with socket.socket() as silent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,10 @@ from ringrift_sync_dagster.definitions import defs
 from ringrift_sync_dagster.defs.ephemeral import ephemeral_schedule, ephemeral_sync, loop_guard_sensor
 from ringrift_sync_dagster.defs.orphans import orphan_games_sensor, run_failure_sensor
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+from ringrift_sync_dagster.node.cursor import Cursor
 from ringrift_sync_dagster.settings.settings import load_settings
 from ringrift_sync_dagster.state import marks
+from ringrift_sync_dagster.state import nodes as node_state
 from ringrift_sync_dagster.state.events import events_since
 from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.store import StateStore
@@ -148,6 +151,62 @@ def test_games_that_stay_behind_are_asked_for_with_pauses_and_told_when_they_hav
     assert [kind for kind, _ in told] == ["ORPHAN_GAMES_DETECTED", "ORPHAN_GAMES_REGISTERED"]
     assert (told[0][1]["node"], told[0][1]["games"]) == (NODE, 3)
     assert (told[1][1]["node"], told[1][1]["games"]) == (NODE, 3)
+
+
+def asked_for_orphans(instance: dg.DagsterInstance, play: Play, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """Let games of the node stay behind until they are asked for; give the sensor's cursor."""
+    monkeypatch.setenv("RINGRIFT_SYNC_EPHEMERAL_MAX_DATA_AGE", "0.5")
+    play(NODE, CONFIG, 3)
+    with Runtime.open(load_settings()) as runtime:
+        node = runtime.inventory.get(NODE)
+        survey(runtime, runtime.transport_to(node), node, ())
+    young = orphans(instance, None)
+    time.sleep(0.6)
+    asked = orphans(instance, young.cursor)
+    assert len(asked.run_requests) == 1
+    return str(asked.cursor)
+
+
+def orphans_told(state: StateStore) -> list[str]:
+    types = {DataEventType.ORPHAN_GAMES_DETECTED, DataEventType.ORPHAN_GAMES_REGISTERED}
+    return [event.type for event in events_since(state, types=types)]
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_games_that_never_came_are_not_told_to_have_come(
+    instance: dg.DagsterInstance,
+    owner: EmbeddedCluster,
+    state: StateStore,
+    play: Play,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    left: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    cursor = asked_for_orphans(instance, play, monkeypatch)
+    if left:  # the inventory
+        hosts = tmp_path / "hosts.yaml"
+        hosts.write_text("hosts:\n  pod-1: {ssh_host: 127.0.0.1, ringrift_path: /x, provider: runpod}\n")
+        monkeypatch.setenv("RINGRIFT_SYNC_HOSTS", str(hosts))
+    else:  # a part of the games came before it went down
+        with Runtime.open(load_settings()) as runtime:
+            path = f"data/games/selfplay_{CONFIG}.db"
+            runtime.intake.store.set_cursor(CONFIG, NODE, path, Cursor(1, 2, "some game").as_json())
+        node_state.failed(state, NODE, "gone", at=time.time())
+
+    after = orphans(instance, cursor)
+
+    assert orphans_told(state) == ["ORPHAN_GAMES_DETECTED"]
+    assert (NODE in json.loads(after.cursor)["told"]) is not left
+
+
+def test_one_damaged_merged_database_hides_no_orphans(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, state: StateStore, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = Path(os.environ["RINGRIFT_SYNC_ROOT"]) / "data/games/canonical_square8_2p.db"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no database" * 1000)
+    asked_for_orphans(instance, play, monkeypatch)
+    assert orphans_told(state) == ["ORPHAN_GAMES_DETECTED"]
 
 
 def test_a_failed_run_is_told_to_everybody(

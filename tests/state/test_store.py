@@ -173,6 +173,23 @@ def test_a_database_of_a_newer_version_is_refused(store: StateStore, url: str) -
         StateStore.open(url)
 
 
+def test_a_file_that_was_replaced_by_a_restored_copy_is_used_from_the_next_transaction_on(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    file, copy = Path(sqlite_url.removeprefix("sqlite:///")), tmp_path / "copy.db"
+    with StateStore.open(sqlite_url) as store, StateStore.open(f"sqlite:///{copy}") as restored:
+        seen(store, "before-1", at=1.0)
+        seen(restored, "restored-1", at=1.0)
+        restored.close()
+        for suffix in ("-wal", "-shm"):
+            Path(f"{file}{suffix}").unlink(missing_ok=True)
+        copy.replace(file)
+        seen(store, "after-1", at=2.0)
+        assert [row.name for row in node_rows(store)] == ["after-1", "restored-1"]
+    with StateStore.open(sqlite_url) as again:
+        assert [row.name for row in node_rows(again)] == ["after-1", "restored-1"]
+
+
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match=r"file/state\.db: cannot create the directory"):

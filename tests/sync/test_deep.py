@@ -6,6 +6,8 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from ringrift_sync_dagster.settings.clock import wall
 from ringrift_sync_dagster.state.deep_scans import DeepScan, deep_scan, remember
 from ringrift_sync_dagster.state.store import StateStore
@@ -84,6 +86,23 @@ def test_a_look_comes_once_in_six_hours(field_: Field) -> None:
         long_ago = wall() - 7 * 3600
         remember(state, DeepScan(A, PATH, CONFIG, {}, 0.1, long_ago, long_ago, long_ago))
     assert field_.one(CONFIG, A).annotated == 1
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_clock_that_was_set_back_does_not_put_off_the_look(field_: Field, ended: bool) -> None:  # noqa: FBT001 - a parameter
+    field_.play(A, PATH, game("g", config=CONFIG))
+    field_.one(CONFIG, A)
+    future, worked = wall() + 10 * 365 * 86400, 0.0 if ended else 1e-9
+    with StateStore.open(field_.settings.state_url) as state:
+        remember(state, DeepScan(A, PATH, CONFIG, {}, worked, future, future, future if ended else None))
+
+    field_.one(CONFIG, A)
+    field_.one(CONFIG, A)
+
+    found = scan_of(field_)
+    assert found is not None
+    assert found.finished_at is not None
+    assert found.finished_at < future
 
 
 def test_a_look_that_has_used_its_share_waits_and_goes_on_where_it_stopped(field_: Field) -> None:

@@ -131,6 +131,35 @@ def test_a_copy_that_was_lost_is_brought_again_whole(field_: Field) -> None:
     assert len(games(copy_of(field_, B))) == 5
 
 
+def test_a_copy_that_was_replaced_by_an_older_one_of_itself_is_brought_what_it_lacks(field_: Field) -> None:
+    field_.play(A, f"data/games/selfplay_{CONFIG}.db", *some("a", 5))
+    passed(field_, down=True, to=(B,))
+    copy, older = copy_of(field_, B), field_.base / "older.db"
+    with contextlib.closing(sqlite3.connect(copy)) as source, contextlib.closing(sqlite3.connect(older)) as target:
+        source.backup(target)
+    field_.play(A, f"data/games/selfplay_{CONFIG}.db", *some("later", 3))
+    for _ in range(2):  # the second one finds nothing, and remembers so
+        passed(field_, down=True, to=(B,))
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{copy}{suffix}").unlink(missing_ok=True)
+    older.rename(copy)
+
+    passed(field_, down=True, to=(B,))
+
+    assert len(games(copy)) == 8
+
+
+def test_what_a_pass_did_not_bring_of_many_packs_the_next_one_brings(field_: Field) -> None:
+    field_.settings = field_.settings.model_copy(update={"pack_max_games": 2, "max_packs_down": 2})
+    field_.play(A, f"data/games/selfplay_{CONFIG}.db", *some("a", 7))
+
+    first = passed(field_, down=True, to=(B,))
+    passed(field_, down=True, to=(B,))
+
+    assert "unfinished" in {note.code for note in first.notes}
+    assert len(games(copy_of(field_, B))) == 7
+
+
 def test_after_the_owner_lost_everything_recovery_brings_it_back_from_the_nodes(field_: Field) -> None:
     database = field_.play(A, f"data/games/selfplay_{CONFIG}.db", *some("a", 6))
     passed(field_, down=True, to=(B,))

@@ -41,6 +41,7 @@ def test_urgent_things_come_first_and_then_the_node_that_waits_longest() -> None
         Difference("fresh", fresh, (lacking("fresh", DataType.GAMES, "up"), lacking("fresh", DataType.ELO, "up"))),
         Difference("waits", waits, (lacking("waits", DataType.GAMES, "up"), lacking("waits", DataType.MODELS, "down"))),
         Difference("silent", None, ()),
+        Difference("tried", NodeRow("tried", "down", "", "", "", None, None, "nobody there", 1.0, {}), ()),
     ]
 
     chosen = plan(found, Measured())
@@ -50,7 +51,7 @@ def test_urgent_things_come_first_and_then_the_node_that_waits_longest() -> None
         (TransferPriority.CRITICAL, "waits", "models"), (TransferPriority.NORMAL, "waits", "games"),
         (TransferPriority.NORMAL, "fresh", "games"), (TransferPriority.LOW, "fresh", "elo"),
     ]  # fmt: skip
-    assert chosen.unknown_nodes == ("silent",)
+    assert chosen.unknown_nodes == ("silent", "tried")
 
 
 def test_bytes_and_seconds_are_those_of_earlier_transfers() -> None:

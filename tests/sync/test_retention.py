@@ -29,7 +29,7 @@ from ringrift_sync_dagster.storage.quarantine import Quarantine
 from ringrift_sync_dagster.sync.retention import Kept, keep
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.sync.conftest import Field
-from tests.sync.test_collect import A
+from tests.sync.test_collect import A, B
 from tests.sync.test_games_ways import CONFIG, passed, some
 
 OWNER = "hub-1"
@@ -212,24 +212,24 @@ def test_replaced_versions_go_beyond_keep_versions_but_not_while_somebody_reads_
     assert (runtime.layout.training / f"{CONFIG}.npz").resolve().exists()
 
 
-def test_the_quota_of_versions_takes_only_what_another_node_has_and_no_name_leads_to(
+def test_the_quota_of_versions_takes_only_what_a_lasting_node_has_and_no_name_leads_to(
     field_: Field, runtime: Runtime
 ) -> None:
     models = [write_model(field_.base / f"m{number}.pth", f"m{number}") for number in range(4)]
     digests = [runtime.files.publisher.promote(CONFIG, path, trigger="test").sha256 for path in models]
     size = models[0].stat().st_size
-    for digest in (digests[1], digests[3]):
-        add_receipt(runtime.state, Receipt(digest, A, "models/x", size, clock.wall()))
+    for digest, node in ((digests[1], B), (digests[3], B), (digests[2], A)):  # A may vanish, and counts for nothing
+        add_receipt(runtime.state, Receipt(digest, node, "models/x", size, clock.wall()))
 
     done = run(runtime, versions=1e-6)  # 1 kB
 
     kept = {one.sha256 for one in versions_of(runtime.state, "models", CONFIG, VersionState.KEPT)}
     assert kept == {digests[0], digests[2], digests[3]}
     (short,) = done.plan.shortages
-    assert short.held == "2 x no other node has a verified copy; 1 x it is published"
+    assert short.held == "2 x no node that lasts has a verified copy; 1 x it is published"
     (event,) = events_since(runtime.state, types=["DISK_SPACE_LOW"])
     assert (event.payload["node"], event.payload["details"]["kind"]) == (OWNER, "versions")
-    assert [one.node for one in receipts_of(runtime.state, digests[1])] == [A]
+    assert [one.node for one in receipts_of(runtime.state, digests[1])] == [B]
 
 
 def test_the_quota_of_incoming_takes_partial_files_but_nothing_that_is_not_merged(runtime: Runtime) -> None:
