@@ -72,7 +72,8 @@ def diff(session: Session, node: str, asked: bool) -> int:  # noqa: FBT001 - a f
         for one in found.missing
     ]  # fmt: skip
     title = f"{node} (told its files {ago(told)})"
-    show_table(title, ("way", "type", "config", "what", "count", "size", "why"), lines, empty="nothing is missing")
+    nothing = "nobody knows: it never told its files, a pass asks it" if told is None else "nothing is missing"
+    show_table(title, ("way", "type", "config", "what", "count", "size", "why"), lines, empty=nothing)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -78,9 +79,20 @@ class Snapshot:
     transfers: Sequence[Transfer]
 
 
+class Seconds(click.FloatRange):
+    """A number of seconds between two bounds; what is no number is refused too."""
+
+    def convert(self, value: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Give the number."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
+
+
 @click.command(context_settings=CONTEXT, epilog=EXAMPLES)
 @click.option(
-    "--watch", is_flag=False, flag_value=WATCH_SECONDS, type=click.FloatRange(0.5, 86400), metavar="[SECONDS]",
+    "--watch", is_flag=False, flag_value=WATCH_SECONDS, type=Seconds(0.5, 86400), metavar="[SECONDS]",
     help=f"Look again every SECONDS ({WATCH_SECONDS:g}) until Ctrl-C; in a pipe block after block.",
 )  # fmt: skip
 @verb("hosts", "home", "state-url")

@@ -13,6 +13,8 @@ from typing import Optional, Tuple
 SETTLED_SECONDS = 2.0  # The coarsest time stamp of a file system in use (FAT) ticks every 2 s.
 _WAL_HEADER_BYTES = 32
 ABSENT = "-"
+UNSETTLED = "~"
+"""Begins the token of a database that was read while it may have been written."""
 
 
 def _stat(path: str) -> Optional[os.stat_result]:
@@ -67,6 +69,15 @@ def change_token(db_path: str) -> str:
     Equal tokens mean "unchanged" only for a database that was ``settled`` when the first of them was taken.
     """
     return look(db_path)[0]
+
+
+def token_of_read(db_path: str, now: float) -> str:
+    """Give what a reader remembers to have read: the change token, marked where a write could still hide behind it.
+
+    A marked one equals no token of the file, so that it is read again; that it changes shows that reading goes on.
+    """
+    token = change_token(db_path)
+    return token if settled(db_path, now) else UNSETTLED + token
 
 
 def file_token(found: os.stat_result) -> str:

@@ -91,7 +91,7 @@ def make_pack(path: str, name: str, scratch: str, request: Request, now: float) 
 
 def _pack_into(database: str, path: str, name: str, scratch: str, request: Request, now: float) -> Dict[str, Any]:
     """Fill the pack database and describe it; the artifact's keys are set by the caller."""
-    token = gate.change_token(path) if gate.settled(path, now) else ""
+    token = gate.token_of_read(path, now)
     number = inode(path)
     with open_games(path, scratch, database) as source:
         mode = "ids" if request.ids is not None else "incremental"

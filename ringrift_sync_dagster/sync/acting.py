@@ -14,6 +14,7 @@ from typing import Final, Self
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.errors import SyncError
 from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.state.nodes import UP, node_rows
 from ringrift_sync_dagster.sync.collect import Request, move, settle
 from ringrift_sync_dagster.sync.report import CollectReport
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -22,6 +23,8 @@ from ringrift_sync_dagster.sync.view import cluster_view
 
 LOOKERS: Final = 32
 """Ephemeral nodes that are looked at at the same time."""
+SICK_LOOKERS: Final = 16
+"""Of those that did not answer the last time: they must not take the threads of the others."""
 SETTLE_SECONDS: Final = 60.0
 """How often the loop finishes what killed processes left."""
 _SHARE: Final = 0.8
@@ -57,6 +60,7 @@ class EphemeralLooks:
         self._trigger = trigger
         self._limit_seconds = _SHARE * interval
         self._pool = ThreadPoolExecutor(LOOKERS, thread_name_prefix="look")
+        self._sick_pool = ThreadPoolExecutor(SICK_LOOKERS, thread_name_prefix="sick look")
         self._busy: dict[str, Future[Reports]] = {}
         self._settled_at = float("-inf")
         self._told: dict[str, str] = {}
@@ -72,6 +76,7 @@ class EphemeralLooks:
     def close(self) -> None:
         """Wait for the looks that go on, and end the threads."""
         self._pool.shutdown(wait=True)
+        self._sick_pool.shutdown(wait=True)
         self._collect()
 
     @property
@@ -91,10 +96,12 @@ class EphemeralLooks:
             settle(self._runtime, self._trigger)
             self._settled_at = clock.monotonic()
         before = self.changed
+        well = {row.name for row in node_rows(self._runtime.state) if row.status == UP}
         for name, types in self.nodes.items():
             if name not in self._busy:
                 request = Request(types, None, [name], self._trigger, down=False)
-                self._busy[name] = self._pool.submit(move, self._runtime, request, settled=True)
+                pool = self._pool if name in well and not self._told.get(name) else self._sick_pool
+                self._busy[name] = pool.submit(move, self._runtime, request, settled=True)
         wait(self._busy.values(), timeout=self._limit_seconds)
         self._collect()
         return self.changed - before

@@ -24,8 +24,8 @@ from ringrift_sync_dagster.state.transfers import mark_abandoned
 from ringrift_sync_dagster.sync.announcing import Announcer, is_asked_for
 from ringrift_sync_dagster.sync.held import Brought, bring_held
 from ringrift_sync_dagster.sync.movers import MOVERS
-from ringrift_sync_dagster.sync.passes import SURVEYS, Order, Pass, failure_of
-from ringrift_sync_dagster.sync.report import CollectReport, Outcome
+from ringrift_sync_dagster.sync.passes import SURVEYS, Order, Pass
+from ringrift_sync_dagster.sync.report import CollectReport, Outcome, failure_of
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.targets import is_target
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.intake.rows import family_of
+from ringrift_sync_dagster.node.gate import UNSETTLED
 from ringrift_sync_dagster.node.patterns import CONFIGS
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state.nodes import NodeFile, NodeRow, files_of, node_row
@@ -146,7 +147,7 @@ def _unfetched(owner: OwnerState, file: NodeFile, brought: _Brought) -> str:
 def _unread(read: str | None, file: NodeFile) -> str:
     if read is None:
         return "it was never read"
-    if not read:  # its token could have hidden a second write
+    if not read or read.startswith(UNSETTLED):  # its token could have hidden a second write
         return "it was not at rest when it was read; the next pass looks again"
     return "" if file.token and read == file.token else "it changed since it was read"
 

@@ -10,7 +10,7 @@ bad file never stops the next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeAlias
@@ -19,17 +19,18 @@ from ringrift_sync_dagster.core.bandwidth import Direction, data_type_priority
 from ringrift_sync_dagster.core.fairness import Turns
 from ringrift_sync_dagster.core.model import DataType, Partition
 from ringrift_sync_dagster.core.pressure import may_be_last_copy
-from ringrift_sync_dagster.errors import BackpressureError, SyncError, storable
+from ringrift_sync_dagster.errors import BackpressureError, LeaseHeldError, SyncError, storable
 from ringrift_sync_dagster.intake.games import collecting
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state import nodes as node_state
 from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.nodes import NodeFile
+from ringrift_sync_dagster.sync.announcing import is_asked_for
 from ringrift_sync_dagster.sync.forecasting import Forecaster
 from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.pass_routing import PassRouting
-from ringrift_sync_dagster.sync.report import Failure, Note, Outcome
+from ringrift_sync_dagster.sync.report import Note, Outcome, failure_of
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.survey import Survey, survey
 from ringrift_sync_dagster.transports.base import Transport
@@ -39,7 +40,9 @@ SURVEYS: Final = 16
 PER_NODE: Final = 2
 """Partitions of one node at the same time: one is packed while another is merged."""
 LEASE_WAIT_SECONDS: Final = 600.0
-"""How long to wait for another process that works on the same partition."""
+"""How long somebody who asked for it waits for another process that works on the same partition."""
+BUSY_SECONDS: Final = 1.0
+"""How long a strategy's pass does; then it leaves the partition to that process."""
 PARTITION_SECONDS: Final = 1800.0
 """How long a pass stays with one partition: a node whose games have no end, or that only says so, holds up no other."""
 
@@ -342,9 +345,16 @@ class Pass:
         if work.is_held(data_type, up=up):
             return replace(before, held=True)
         expected = self._forecaster.expect(item, work.node, self._known)
+        lease, asked = lease_name(data_type, partition, up=up), is_asked_for(self._order.trigger)
         try:
-            with hold(self._runtime.state, lease_name(data_type, partition, up=up), wait_seconds=LEASE_WAIT_SECONDS):
+            with hold(self._runtime.state, lease, wait_seconds=LEASE_WAIT_SECONDS if asked else BUSY_SECONDS):
                 errors = move(work, mover.sources(files, self._order) if up else files)
+        except LeaseHeldError as busy:
+            if busy.name != lease or asked:
+                errors = [("", busy)]
+            else:  # whoever works on it moves what there is; this pass must not wait for one slow node
+                self._notes.append((data_type, Note(partition.node, "", "busy", f"{partition}: {busy}")))
+                return before
         except Exception as raised:  # noqa: BLE001 - as above
             errors = [("", ours(raised, partition.node))]
         self._notes += [(data_type, note) for note in work.notes]
@@ -376,19 +386,6 @@ def ours(raised: Exception, node: str) -> SyncError:
         return raised
     _LOG.error("node=%s fault=%r", node, raised, exc_info=raised)
     return SyncError(f"{node}: a fault of this program: {type(raised).__name__}: {storable(str(raised))}")
-
-
-def failure_of(partition: Partition, errors: Iterable[tuple[str, SyncError]]) -> Failure:
-    """One failure from what went wrong with each file; the same words are told once, with the first file."""
-    found = list(errors)
-    told: dict[str, list[str]] = {}
-    for path, error in found:
-        told.setdefault(str(error), []).append(path)
-    words = [
-        (text if paths[0] in text else f"{paths[0]}: {text}") + (f" (and {len(paths) - 1} more)" if paths[1:] else "")
-        for text, paths in told.items()
-    ]
-    return Failure(partition, type(found[0][1]).__name__, "; ".join(words))
 
 
 def _log(outcome: Outcome) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ringrift_sync_dagster.core.model import DataType, Partition
-from ringrift_sync_dagster.errors import CollectFailedError
+from ringrift_sync_dagster.errors import CollectFailedError, SyncError
 from ringrift_sync_dagster.intake.arrival import Accepted, SetAside
 
 
@@ -162,3 +162,16 @@ class CollectReport:
         """
         if self.failures:
             raise CollectFailedError(self.failures)
+
+
+def failure_of(partition: Partition, errors: Iterable[tuple[str, SyncError]]) -> Failure:
+    """One failure from what went wrong with each file; the same words are told once, with the first file."""
+    found = list(errors)
+    told: dict[str, list[str]] = {}
+    for path, error in found:
+        told.setdefault(str(error), []).append(path)
+    words = [
+        (text if paths[0] in text else f"{paths[0]}: {text}") + (f" (and {len(paths) - 1} more)" if paths[1:] else "")
+        for text, paths in told.items()
+    ]
+    return Failure(partition, type(found[0][1]).__name__, "; ".join(words))

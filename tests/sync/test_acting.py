@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ringrift_sync_dagster.core.model import DataType, Partition
 from ringrift_sync_dagster.settings.settings import Settings
+from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.sync.acting import EphemeralLooks
+from ringrift_sync_dagster.sync.collect import Request, move
+from ringrift_sync_dagster.sync.passes import lease_name
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.node.merging import game
 from tests.sync.conftest import Field
@@ -65,3 +69,21 @@ def test_a_dead_node_is_told_once_and_a_node_that_is_well_not_at_all(
     told = [record.getMessage() for record in caplog.records if record.name.endswith("sync.acting")]
     assert changes == [1, 0, 0]
     assert [text.split()[0] for text in told] == ["node=vast-dead"]
+
+
+def test_a_partition_that_somebody_works_on_is_left_to_him_by_a_strategy_and_waited_for_by_a_person(
+    field_: Field,
+) -> None:
+    field_.play(field_.nodes[0], "data/games/x.db", game("g", config=CONFIG))
+    lease = lease_name(DataType.GAMES, Partition(CONFIG, field_.nodes[0]), up=True)
+    with Runtime.open(field_.settings) as runtime:
+        with hold(runtime.state, lease):
+            request = Request([DataType.GAMES], [CONFIG], [field_.nodes[0]], "schedule", down=False)
+            started = time.monotonic()
+            report = move(runtime, request)[DataType.GAMES]
+            took = time.monotonic() - started
+        later = move(runtime, request)[DataType.GAMES]
+
+    assert took < 10
+    assert (report.failures, [note.code for note in report.notes]) == ((), ["busy"])
+    assert [outcome.games_new for outcome in later.outcomes] == [1]
