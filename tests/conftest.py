@@ -49,6 +49,11 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no typ
         return TOGETHER.get(nodeid.partition("::")[0], nodeid)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a soak be tried for a shorter time than its own."""
+    parser.addoption("--soak-seconds", type=float, default=None, help="how long the soak leaves everything alone")
+
+
 def pytest_configure() -> None:
     """Take Ctrl-C as a terminal gives it: a shell starts `make test &` with SIGINT ignored.
 
