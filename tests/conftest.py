@@ -36,6 +36,7 @@ TOGETHER = {
     "tests/demo/test_cargo.py": "cargo",  # one cluster that was moved
     "tests/demo/test_verdict.py": "verdict",  # one cluster that was collected from
     "tests/sync/test_distribute.py": "distribute",  # one cluster of its own
+    "tests/defs/test_real_ticks.py": "real ticks",  # one cluster with a daemon of its own
     "tests/cli/test_transport.py": "cli transport",  # one node with an sshd
 }
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -30,6 +28,7 @@ from ringrift_sync_dagster.state import marks
 from ringrift_sync_dagster.state.events import Event, events_since
 from ringrift_sync_dagster.state.marks import Mark
 from ringrift_sync_dagster.state.store import StateStore
+from tests.living import digest, free_port, until
 from tests.soak import looking
 
 SECONDS = 600.0
@@ -62,7 +61,6 @@ class Soak:
         say: Tells a person how it goes.
         began: When, by the monotonic clock.
         began_at: When, in seconds since 1970.
-        notes: What was measured on the way, by name.
 
     """
 
@@ -72,7 +70,6 @@ class Soak:
     say: Callable[[str], None]
     began: float = 0.0
     began_at: float = 0.0
-    notes: dict[str, float] = field(default_factory=dict)
 
     def marks(self, strategy: str) -> list[Mark]:
         """The marks of a strategy since the beginning."""
@@ -91,13 +88,7 @@ class Soak:
 
     def until(self, ready: Callable[[], object], seconds: float, what: str) -> float:
         """Wait for something; give how long it took."""
-        began = clock.monotonic()
-        while not ready():
-            late = clock.monotonic() - began
-            assert late < seconds, f"{what} did not come in {late:.0f} s\n{self.cluster.processes.tail(DAGSTER, 40)}"
-            time.sleep(0.2)
-        took = clock.monotonic() - began
-        self.notes[what] = took
+        took = until(self.cluster, ready, seconds, what)
         self.say(f"{what}: {took:.1f} s")
         return took
 
@@ -112,16 +103,6 @@ def load(processes: int = 2) -> Iterator[None]:
         for process in busy:
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((ADDRESS, 0))
-        return int(probe.getsockname()[1])
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def promote(soak: Soak) -> None:
@@ -202,7 +183,7 @@ def _rhythm(soak: Soak) -> list[str]:
 
 def _orphans(soak: Soak) -> list[str]:
     told = [event.payload for kind in ORPHANS for event in soak.events(kind)]
-    hosts = {str(payload.get("source_node") or payload.get("host")) for payload in told}
+    hosts = {str(payload["node"]) for payload in told}
     counts = [len(soak.events(kind)) for kind in ORPHANS]
     soak.say(f"orphans: {counts[0]} detected, {counts[1]} recovered")
     return [] if hosts == {DEAD} and counts == [1, 1] else [f"orphans of {sorted(hosts)}, events {counts}"]
