@@ -94,14 +94,10 @@ def living(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Living]:
     settings = {"RINGRIFT_SYNC_EPHEMERAL_MAX_DATA_AGE": str(GRACE_SECONDS)}
     with living_cluster(tmp_path_factory.mktemp("living"), settings) as cluster:
         home = dagster_environment(cluster.base)["DAGSTER_HOME"]
-        with (
-            StateStore.open(cluster.state_url) as state,
-            dagster(cluster, free_port()),
-            dg.DagsterInstance.from_config(home) as instance,
-        ):
-            found = Living(cluster, state, instance)
-            found.until(found.marks, 90, "the first mark")
-            yield found
+        with StateStore.open(cluster.state_url) as state, dagster(cluster, free_port()):
+            until(cluster, lambda: marks.last(state, "ephemeral", cluster.coordinator), 90, "the first mark")
+            with dg.DagsterInstance.from_config(home) as instance:  # two at once would both make the tables
+                yield Living(cluster, state, instance)
 
 
 def test_the_schedules_start_runs_that_end_well_and_materialize_what_changed(living: Living) -> None:

@@ -35,6 +35,8 @@ SECONDS = 600.0
 """How long it is left alone; `make soak ARGS=--soak-seconds=300` is a shorter try, 240 the shortest."""
 GRACE_SECONDS = 90.0
 """After so long games are orphans; over a minute, because persistent nodes are looked at every minute."""
+BREAKER_SECONDS = 200.0
+"""A node that comes back is tried when its breaker lets somebody try: after 60 s, and after 120 s more."""
 START_SECONDS = 120.0
 LOAD = (0.05, 0.35)
 """Part of the time in which two processes take all they can get of the processors."""
@@ -124,7 +126,9 @@ def lose_a_node_for_a_while(soak: Soak) -> None:
     soak.say(f"kill -9: the agent of {DEAD} is dead, its games go on")
     soak.until(lambda: soak.events(ORPHANS[0]), GRACE_SECONDS + 60, f"the orphans of {DEAD} are detected")
     soak.cluster.start_agent(DEAD)
-    soak.until(lambda: soak.events(ORPHANS[1]), 60, f"the orphans of {DEAD} have come after its agent came back")
+    soak.until(
+        lambda: soak.events(ORPHANS[1]), BREAKER_SECONDS, f"the orphans of {DEAD} have come after its agent came back"
+    )
 
 
 @pytest.mark.soak
