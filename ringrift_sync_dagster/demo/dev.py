@@ -36,7 +36,9 @@ def develop(console: Console, base: Path = BASE, port: int = PORT) -> int:
         for name, value in cluster.environment.items():
             console.print(f"  export {name}={value}", highlight=False, soft_wrap=True)
         with dagster(cluster, port, shown=True):
-            console.print("Dagster begins; warnings and errors come below, the UI has the rest. Ctrl-C ends it all.")
+            console.print(
+                "Dagster begins; what moves and what goes wrong comes below, the UI has the rest. Ctrl-C ends it all."
+            )
             try:
                 return cluster.processes.wait(DAGSTER, None)
             except KeyboardInterrupt:
