@@ -44,3 +44,8 @@ def kill_with_children(pid: int) -> None:
     started = descendants([pid])
     os.kill(pid, signal.SIGKILL)
     kill_tree(started)
+
+
+def slowness() -> float:
+    """How much longer than on an idle machine something takes: what waits for each processor, at least 1."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

@@ -54,7 +54,7 @@ def test_a_run_looks_at_each_mark_and_records_only_what_changed(
 ) -> None:
     monkeypatch.setenv("RINGRIFT_EPHEMERAL_SYNC_INTERVAL", "0.5")
     play(NODE, CONFIG, 2)
-    result = look(instance, 2.2)
+    result = look(instance, 3.2)
     found = marks.recent(state, "ephemeral", "hub-1")
 
     assert result.success, failure_of(result)

@@ -24,16 +24,17 @@ from ringrift_sync_dagster.state.leases import holder_of
 from ringrift_sync_dagster.state.marks import Mark
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.loop import strategy_lease
-from tests.living import digest, free_port, kill_with_children, until
+from tests.living import digest, free_port, kill_with_children, slowness, until
 from tests.soak import looking
 
 pytestmark = pytest.mark.cluster
 
 CLI = [PYTHON, "-m", "ringrift_sync_dagster.cli"]
 VAST = scenario.VAST.node
-GRACE_SECONDS = 10
+GRACE_SECONDS = 30
 ALONE_SECONDS = 30
 STANDING_BY_SECONDS = 15
+"""On a machine with nothing else to do; where more than one process waits for each processor, so much longer."""
 SUCCESS, FAILURE = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 
 
@@ -81,7 +82,9 @@ class Living:
 
     def resumed(self, killed_at: float, kind: str) -> float:
         """Wait for the next one to act; give after how many seconds it did."""
-        self.until(lambda: any(mark.holder.startswith(kind) for mark in self.marks(killed_at)), 60, f"a {kind} follows")
+        self.until(
+            lambda: any(mark.holder.startswith(kind) for mark in self.marks(killed_at)), 120, f"a {kind} follows"
+        )
         return next(mark.began_at for mark in self.marks(killed_at)) - killed_at
 
     def until(self, ready: Any, seconds: float, what: str) -> float:  # noqa: ANN401 - any condition
@@ -135,7 +138,7 @@ def test_dagster_alone_goes_on_within_30_seconds_after_kill_9_of_its_run(living:
     took = living.resumed(killed_at, "run")
     print(f"kill -9 of the run: the next one looked after {took:.1f} s")
 
-    assert took < ALONE_SECONDS
+    assert took < ALONE_SECONDS * slowness()
 
 
 def test_beside_a_daemon_one_acts_at_a_time_and_each_follows_the_other(living: Living) -> None:
@@ -147,7 +150,7 @@ def test_beside_a_daemon_one_acts_at_a_time_and_each_follows_the_other(living: L
     if living.marks()[-1].holder.startswith("run"):
         took = living.resumed(living.kill_holder("run"), "daemon")
         print(f"kill -9 of the run: the daemon that stood by looked after {took:.1f} s")
-        assert took < STANDING_BY_SECONDS
+        assert took < STANDING_BY_SECONDS * slowness()
     living.until(lambda: living.marks()[-1].holder.startswith("daemon"), 10, "the daemon acts")
     skipped = living.ticks("ephemeral_schedule").get("SKIPPED", 0)
     living.until(
@@ -161,7 +164,7 @@ def test_beside_a_daemon_one_acts_at_a_time_and_each_follows_the_other(living: L
     print(f"kill -9 of the daemon: Dagster looked after {took:.1f} s")
     found = living.marks(began_at)
 
-    assert took < ALONE_SECONDS
+    assert took < ALONE_SECONDS * slowness()
     assert len({mark.holder.split()[0] for mark in found}) == 2
     assert looking.overlaps(found) == []
     assert len({mark.mark for mark in found}) == len(found)
@@ -170,7 +173,7 @@ def test_beside_a_daemon_one_acts_at_a_time_and_each_follows_the_other(living: L
 def test_a_node_that_dies_with_games_is_asked_for_them_and_each_failed_run_is_told(living: Living) -> None:
     living.cluster.kill_agent(VAST)
     detected, failed = DataEventType.ORPHAN_GAMES_DETECTED, DataEventType.DATA_SYNC_FAILED
-    living.until(lambda: any(one["node"] == VAST for one in living.events(detected)), 90, "orphans are detected")
+    living.until(lambda: any(one["node"] == VAST for one in living.events(detected)), 120, "orphans are detected")
     living.until(lambda: living.runs("priority_sync", FAILURE), 60, "the priority sync of a dead node fails")
     (run, *_) = living.runs("priority_sync", FAILURE)
     living.until(
@@ -178,7 +181,7 @@ def test_a_node_that_dies_with_games_is_asked_for_them_and_each_failed_run_is_to
     )
     living.cluster.start_agent(VAST)
     registered = DataEventType.ORPHAN_GAMES_REGISTERED
-    living.until(lambda: any(one["node"] == VAST for one in living.events(registered)), 90, "the orphans have come")
+    living.until(lambda: any(one["node"] == VAST for one in living.events(registered)), 200, "the orphans have come")
 
     assert run.dagster_run.tags["ringrift/node"] == VAST
     assert living.ticks("run_failure_sensor")["SUCCESS"] >= 1

@@ -37,7 +37,7 @@ GRACE_SECONDS = 90.0
 """After so long games are orphans; over a minute, because persistent nodes are looked at every minute."""
 BREAKER_SECONDS = 200.0
 """A node that comes back is tried when its breaker lets somebody try: after 60 s, and after 120 s more."""
-START_SECONDS = 120.0
+START_SECONDS = 180.0
 LOAD = (0.05, 0.35)
 """Part of the time in which two processes take all they can get of the processors."""
 PROMOTION = 0.15
