@@ -390,4 +390,10 @@ class CollectFailedError(SyncError):
     def __str__(self) -> str:
         count = len(self.failures)
         head = f"{count} partition{'' if count == 1 else 's'} failed; what the others brought is recorded:"
-        return "\n".join([head, *(f"  {failure}" for failure in self.failures)])
+        # A silent node says the same of each of its partitions, of which it has 60.
+        told: dict[str, dict[str, None]] = {}
+        for failure in self.failures:
+            partition, _, cause = str(failure).partition(": ")
+            told.setdefault(cause, {})[partition] = None
+        lines = [f"  {', '.join(names)}{cause and ': '}{cause}" for cause, names in told.items()]
+        return "\n".join([head, *lines])

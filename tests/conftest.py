@@ -36,6 +36,7 @@ TOGETHER = {
     "tests/demo/test_cargo.py": "cargo",  # one cluster that was moved
     "tests/demo/test_verdict.py": "verdict",  # one cluster that was collected from
     "tests/sync/test_distribute.py": "distribute",  # one cluster of its own
+    "tests/defs/test_real_ticks.py": "real ticks",  # one cluster with a daemon of its own
     "tests/cli/test_transport.py": "cli transport",  # one node with an sshd
 }
 
@@ -47,6 +48,11 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no typ
 
     def _split_scope(self, nodeid: str) -> str:
         return TOGETHER.get(nodeid.partition("::")[0], nodeid)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a soak be tried for a shorter time than its own."""
+    parser.addoption("--soak-seconds", type=float, default=None, help="how long the soak leaves everything alone")
 
 
 def pytest_configure() -> None:

@@ -130,3 +130,9 @@ def test_failed_partitions_are_counted_and_listed() -> None:
         "  a|n: x",
     ]
     assert str(CollectFailedError(["a|n: x", "b|n: y"])).startswith("2 partitions failed;")
+
+
+def test_partitions_that_failed_for_one_reason_share_a_line() -> None:
+    found = str(CollectFailedError(["a|n: x: y", "b|n: x: y", "a|n: x: y", "a|m: z", "words"]))
+
+    assert found.splitlines()[1:] == ["  a|n, b|n: x: y", "  a|m: z", "  words"]

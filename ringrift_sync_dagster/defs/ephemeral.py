@@ -35,6 +35,8 @@ RUN_SECONDS: Final = 110.0
 """For how long a run begins new looks when no successor comes."""
 STARTING_SECONDS: Final = 20.0
 """A run that was asked for so long ago has begun by now, or never will."""
+AFTER_END_SECONDS: Final = 10.0
+"""After a run that has ended, another one is asked for so much later than it was; less would flood a broken cluster."""
 _WAITING: Final = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 
 
@@ -152,7 +154,8 @@ def loop_guard_sensor(context: dg.SensorEvaluationContext, sync: SyncResource) -
     if needed.why_not or needed.holder:
         return dg.SkipReason(needed.why_not or f"process {needed.holder} has the turn")
     runs = context.instance.get_run_records(dg.RunsFilter(job_name=ephemeral_sync.name), limit=1)
-    asked = [clock.wall() - record.create_timestamp.timestamp() for record in runs]
-    if asked and asked[0] < STARTING_SECONDS:
-        return dg.SkipReason(f"a run was asked for {asked[0]:.0f} s ago")
+    for record in runs:
+        asked = clock.wall() - record.create_timestamp.timestamp()
+        if asked < (AFTER_END_SECONDS if record.dagster_run.is_finished else STARTING_SECONDS):
+            return dg.SkipReason(f"a run was asked for {asked:.0f} s ago")
     return dg.RunRequest(tags={REASON_TAG: "nobody had the turn"})

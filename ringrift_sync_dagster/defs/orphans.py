@@ -16,7 +16,7 @@ from ringrift_sync_dagster.errors import SyncError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.events import publish
 from ringrift_sync_dagster.state.store import StateStore
-from ringrift_sync_dagster.sync.orphans import PATHS_TOLD, Orphans, Watch, come, files_behind
+from ringrift_sync_dagster.sync.orphans import PATHS_TOLD, Orphans, Watch, come, files_behind, grace_by_node
 
 NODE_TAG: Final = "ringrift/node"
 REASON: Final = "orphan_games_recovery"
@@ -38,7 +38,7 @@ def orphan_games_sensor(context: dg.SensorEvaluationContext, sync: SyncResource)
     try:
         with sync.runtime() as runtime:
             behind = files_behind(runtime)
-            orphans = watch.look(behind, now, runtime.settings.ephemeral_max_data_age)
+            orphans = watch.look(behind, now, grace_by_node(runtime))
             _tell(runtime.state, orphans, told)
             recovered = []
             for node in sorted(set(told) - {one.node for one in orphans}):

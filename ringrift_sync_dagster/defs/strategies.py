@@ -20,20 +20,27 @@ from ringrift_sync_dagster.defs.partitions import add_node_partitions
 from ringrift_sync_dagster.defs.resources import SyncResource
 from ringrift_sync_dagster.defs.sensors import partition_nodes
 from ringrift_sync_dagster.errors import LeaseHeldError, SyncError
+from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.settings.inventory import load_inventory
+from ringrift_sync_dagster.settings.settings import Settings
+from ringrift_sync_dagster.state.leases import holder_of
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.cadence import MINUTE, Cadence
 from ringrift_sync_dagster.sync.collect import Request
 from ringrift_sync_dagster.sync.facade import priority_request
-from ringrift_sync_dagster.sync.loop import Turn, work_at_marks
+from ringrift_sync_dagster.sync.loop import Turn, strategy_lease, work_at_marks
 from ringrift_sync_dagster.sync.promotions import Seen, look
 from ringrift_sync_dagster.sync.report import CollectReport
-from ringrift_sync_dagster.sync.runtime import Runtime
+from ringrift_sync_dagster.sync.runtime import Runtime, owner_of
 
+HYBRID: Final = "hybrid"
 STRATEGY_TAG: Final = "ringrift/strategy"
 REASON_TAG: Final = "ringrift/reason"
 LAST_MARK_SECONDS: Final = 50.0
 """How long a run of less than a minute's interval goes on starting passes; the next run has started by then."""
-_ACTIVE: Final = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+STARTING_SECONDS: Final = 30.0
+"""A run that started so long ago has the turn, or will never have it."""
+_WAITING: Final = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 
 
 class PullConfig(CollectConfig):
@@ -48,7 +55,7 @@ def hybrid(context: dg.OpExecutionContext, sync: SyncResource) -> None:
     with sync.runtime() as runtime:
         add_node_partitions(context.instance, partition_nodes(runtime.inventory))
         cadence = Cadence(runtime.settings.sync_interval)
-        turn = Turn(runtime.state, "hybrid", runtime.intake.owner, f"run {context.run_id[:8]}")
+        turn = Turn(runtime.state, HYBRID, runtime.intake.owner, f"run {context.run_id[:8]}")
         seconds = LAST_MARK_SECONDS if cadence.interval < MINUTE else 0.0
         try:
             with turn.taken() as lease:
@@ -140,14 +147,39 @@ def hybrid_schedule(context: dg.ScheduleEvaluationContext, sync: SyncResource) -
     """Ask for a run of the hybrid strategy, or say why there is none."""
     settings = sync.settings()
     runs = context.instance.get_run_records(dg.RunsFilter(job_name=hybrid_sync.name), limit=5)
+    acting = _acting(settings)
     for record in runs:
-        if record.dagster_run.status in _ACTIVE:
+        if _goes_on(record, acting=acting):
             return dg.SkipReason(f"run {record.dagster_run.run_id[:8]} of the strategy goes on")
     cadence = Cadence(settings.sync_interval)
     last = max((record.create_timestamp.timestamp() for record in runs), default=None)
     if cadence.interval > MINUTE and not cadence.is_due(last):
         return dg.SkipReason(f"sync_interval is {cadence.interval:g} s, and the last run began less than that ago")
     return dg.RunRequest(tags={REASON_TAG: f"every {cadence.interval:g} s"})
+
+
+def _acting(settings: Settings) -> bool | None:
+    """Whether a process has the turn; None where the state database does not say."""
+    try:
+        owner = owner_of(settings, load_inventory(settings.hosts, coordinator=settings.coordinator))
+        with StateStore.open(settings.state_url) as state:
+            return holder_of(state, strategy_lease(HYBRID, owner)) is not None
+    except SyncError:
+        return None
+
+
+def _goes_on(record: dg.RunRecord, *, acting: bool | None) -> bool:
+    """Whether a run is at work or will be.
+
+    After Ctrl-C or a reboot in the middle of a pass, Dagster calls its run started until ``max_runtime_seconds`` is
+    over (measured): whether it lives, the turn says.
+    """
+    if record.dagster_run.status in _WAITING:
+        return True
+    if record.dagster_run.status is not dg.DagsterRunStatus.STARTED:
+        return False
+    started_at = record.start_time or record.create_timestamp.timestamp()
+    return acting is not False or clock.wall() - started_at < STARTING_SECONDS
 
 
 @dg.sensor(

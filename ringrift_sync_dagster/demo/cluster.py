@@ -77,7 +77,7 @@ class EmbeddedCluster:
             self._wipe()
         self._template = template
         self._octets = template_octets(template)
-        self._coordinator = _coordinator_of(load_inventory(template))
+        self.coordinator = _coordinator_of(load_inventory(template))
         self._range: AddressRange = claim_range(PORT, list(self._octets.values()))
         self._settings = dict(settings or {})
         try:
@@ -107,7 +107,7 @@ class EmbeddedCluster:
     @property
     def root(self) -> Path:
         """The coordinator's ``ai-service`` directory."""
-        return self.node_root(self._coordinator)
+        return self.node_root(self.coordinator)
 
     @property
     def hosts(self) -> Path:
@@ -127,7 +127,7 @@ class EmbeddedCluster:
             "RINGRIFT_SYNC_HOSTS": str(self.hosts),
             "RINGRIFT_SYNC_ROOT": str(self.root),
             "RINGRIFT_SYNC_STATE_URL": self.state_url,
-            "RINGRIFT_SYNC_TOKEN_FILE": str(self.token_file(self._coordinator)),
+            "RINGRIFT_SYNC_TOKEN_FILE": str(self.token_file(self.coordinator)),
             **({"RINGRIFT_SYNC_KNOWN_HOSTS": str(self.base / "ssh" / "known_hosts")} if self.ssh else {}),
             **self._settings,
         }
@@ -232,7 +232,7 @@ class EmbeddedCluster:
         key = create_coordinator_key(self.base / "keys")
         (self.base / "tokens").mkdir(mode=0o700, exist_ok=True)
         for name in names:
-            scope = Scope.COORDINATOR if name == self._coordinator else Scope.NODE
+            scope = Scope.COORDINATOR if name == self.coordinator else Scope.NODE
             file = self.token_file(name)
             file.touch(mode=0o600)  # before it holds anything
             file.write_text(issue_token(key, name, [scope], clock.wall()))

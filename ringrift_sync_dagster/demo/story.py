@@ -21,9 +21,10 @@ from ringrift_sync_dagster.core.escalation import Rung
 from ringrift_sync_dagster.demo import cargo, cargo_verdict, rungs, scenario, ssh_nodes, tables
 from ringrift_sync_dagster.demo.cargo import Cargo
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
+from ringrift_sync_dagster.demo.dagster_home import dagster_environment
 from ringrift_sync_dagster.demo.interruption import Interruption, interrupt, resumed_from
 from ringrift_sync_dagster.demo.ledger import Entry, Plan, read_ledgers
-from ringrift_sync_dagster.demo.processes import CHECKOUT, PYTHON, ChildFailedError
+from ringrift_sync_dagster.demo.processes import PYTHON, ChildFailedError
 from ringrift_sync_dagster.demo.selfplay import write_bystanders
 from ringrift_sync_dagster.demo.verdict import Check, judge
 from ringrift_sync_dagster.settings import clock
@@ -141,7 +142,7 @@ class Story:
         ended = cluster.run(
             [PYTHON, "-m", "dagster", "job", "execute", "-m", "ringrift_sync_dagster.definitions", "-j", JOB],
             seconds=_JOB_SECONDS,
-            extra=DAGSTER_ENVIRONMENT,
+            extra=dagster_environment(cluster.base),
         )
         log = cluster.processes.log("dagster")
         with log.open("a") as file:
@@ -202,9 +203,6 @@ class Story:
                 tails = "\n".join(cluster.processes.tail(name) for name in dead)
                 raise ChildFailedError(f"{what} did not come; ended: {', '.join(dead) or 'no writer'}\n{tails}")
             time.sleep(0.25)
-
-
-DAGSTER_ENVIRONMENT: Final = {"DAGSTER_HOME": str(CHECKOUT), "DAGSTER_DISABLE_TELEMETRY": "1"}
 
 
 def who_answers(cluster: EmbeddedCluster) -> list[str]:

@@ -41,8 +41,8 @@ def sweep(intake: GamesIntake, rows: RowsIntake, trigger: str) -> list[Accepted 
             elif SHA256.fullmatch(path.name):
                 taken = _take(intake, rows, path, trigger)
                 accepted += [taken] if taken else []
-        except LeaseHeldError:
-            continue
+        except (LeaseHeldError, FileNotFoundError):
+            continue  # another process is about to take it in, or just has
         except (SyncError, OSError) as error:
             _LOG.warning("incoming=%s node=%s error=%s", path.name, path.parent.name, error)
     remove_scratch(intake.layout.scratch / "tmp")

@@ -8,7 +8,7 @@ of this machine count. Source: domain.md, 5, meaning (b); exact ids are told by 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -111,11 +111,18 @@ class Watch:
         """Give it as JSON values."""
         return {"since": self.since, "tries": {node: list(one) for node, one in self.tries.items()}}
 
-    def look(self, behind: Iterable[Behind], now: float, grace_seconds: float) -> list[Orphans]:
-        """Take what is behind now; give the orphans by node, and forget what was read meanwhile."""
+    def look(self, behind: Iterable[Behind], now: float, grace_of: Callable[[str], float]) -> list[Orphans]:
+        """Take what is behind now; give the orphans by node, and forget what was read meanwhile.
+
+        Args:
+            behind: The files.
+            now: In seconds since 1970.
+            grace_of: For a node, after how many seconds without progress its files are orphans.
+
+        """
         found = list(behind)
         self.since = {one.key: min(self.since.get(one.key, now), now) for one in found}
-        late = [one for one in found if now - self.since[one.key] >= grace_seconds]
+        late = [one for one in found if now - self.since[one.key] >= grace_of(one.node)]
         nodes = sorted({one.node for one in late})
         return [
             Orphans(node, tuple(mine), max(now - self.since[one.key] for one in mine))
@@ -136,6 +143,16 @@ class Watch:
         pause = min(FIRST_RETRY_SECONDS * 2 ** (count - 1), LONGEST_RETRY_SECONDS)
         self.tries[node] = (count, now + pause)
         return count
+
+
+def grace_by_node(runtime: Runtime) -> Callable[[str], float]:
+    """Give what says for a node after how many seconds its games are orphans: ``ephemeral_max_data_age``.
+
+    A persistent node is looked at once in ``sync_interval``: before it was looked at twice, nothing of it is late.
+    """
+    settings = runtime.settings
+    least = {node.name: 0.0 if node.is_ephemeral else 2 * settings.sync_interval for node in runtime.nodes()}
+    return lambda node: max(settings.ephemeral_max_data_age, least.get(node, 0.0))
 
 
 def files_behind(runtime: Runtime) -> list[Behind]:

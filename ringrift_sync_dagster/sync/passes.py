@@ -389,7 +389,8 @@ def ours(raised: Exception, node: str) -> SyncError:
 
 
 def _log(outcome: Outcome) -> None:
-    _LOG.info(
+    level = logging.INFO if outcome.changed or outcome.failure else logging.DEBUG  # a row in Dagster's storage, or none
+    _LOG.log(level,
         "type=%s partition=%s new=%d same=%d set_aside=%d counts=%s bytes=%d seconds=%.2f failure=%s",
         outcome.data_type, outcome.partition, outcome.games_new, outcome.games_same, len(outcome.set_aside),
         dict(outcome.counts), outcome.bytes_moved, outcome.seconds, outcome.failure,

@@ -14,10 +14,16 @@ import pytest
 
 from ringrift_sync_dagster.core.events import DataEventType
 from ringrift_sync_dagster.definitions import defs
-from ringrift_sync_dagster.defs.ephemeral import ephemeral_schedule, ephemeral_sync, loop_guard_sensor
+from ringrift_sync_dagster.defs.ephemeral import (
+    AFTER_END_SECONDS,
+    ephemeral_schedule,
+    ephemeral_sync,
+    loop_guard_sensor,
+)
 from ringrift_sync_dagster.defs.orphans import orphan_games_sensor, run_failure_sensor
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.node.cursor import Cursor
+from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.settings import load_settings
 from ringrift_sync_dagster.state import marks
 from ringrift_sync_dagster.state import nodes as node_state
@@ -48,7 +54,7 @@ def test_a_run_looks_at_each_mark_and_records_only_what_changed(
 ) -> None:
     monkeypatch.setenv("RINGRIFT_EPHEMERAL_SYNC_INTERVAL", "0.5")
     play(NODE, CONFIG, 2)
-    result = look(instance, 2.2)
+    result = look(instance, 3.2)
     found = marks.recent(state, "ephemeral", "hub-1")
 
     assert result.success, failure_of(result)
@@ -103,6 +109,12 @@ def test_a_run_is_asked_for_while_there_are_ephemeral_nodes_and_nobody_else_acts
     assert (scheduled(instance)[0], "waits to be started" in scheduled(instance)[1]) == (0, True)
     assert (guarded(instance)[0], "was asked for" in guarded(instance)[1]) == (0, True)
     instance.delete_run(waiting.run_id)
+    ended = instance.create_run_for_job(ephemeral_sync, status=dg.DagsterRunStatus.FAILURE)
+    assert (guarded(instance)[0], "was asked for" in guarded(instance)[1]) == (0, True)
+    later = clock.wall() + AFTER_END_SECONDS
+    monkeypatch.setattr(clock, "wall", lambda: later)
+    assert guarded(instance) == (1, "")
+    instance.delete_run(ended.run_id)
 
     hosts = tmp_path / "hosts.yaml"
     hosts.write_text("hosts:\n  pod-1: {ssh_host: 127.0.0.1, ringrift_path: /x, provider: runpod}\n")

@@ -15,6 +15,7 @@ from ringrift_sync_dagster.definitions import defs
 from ringrift_sync_dagster.defs.strategies import hybrid_schedule, model_promotion_sensor
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.exports import model_bytes, write_model
+from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.settings import load_settings
 from ringrift_sync_dagster.state.changes import recent_changes
 from ringrift_sync_dagster.state.events import publish
@@ -199,3 +200,17 @@ def test_the_schedule_asks_for_a_run_unless_one_goes_on_or_the_interval_is_longe
     monkeypatch.setenv("RINGRIFT_SYNC_INTERVAL", "300")
     assert scheduled(instance)[0] == 0
     assert "300 s" in scheduled(instance)[1]
+
+
+def test_a_run_that_died_with_its_machine_holds_nobody_up_and_one_that_is_at_work_does(
+    instance: dg.DagsterInstance, owner: EmbeddedCluster, state: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster calls both of them started."""
+    run = instance.create_run_for_job(defs.resolve_job_def("hybrid_sync"), status=dg.DagsterRunStatus.STARTED)
+    assert scheduled(instance)[0] == 0
+    now = clock.wall() + 60
+    monkeypatch.setattr(clock, "wall", lambda: now)
+
+    assert scheduled(instance) == (1, "")
+    with hold(state, strategy_lease("hybrid", "hub-1")):
+        assert scheduled(instance) == (0, f"run {run.run_id[:8]} of the strategy goes on")
