@@ -41,7 +41,7 @@ from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.manifest import Manifest
 from ringrift_sync_dagster.agent.metrics import CONTENT_TYPE, Metrics
 from ringrift_sync_dagster.agent.pulls import Pulls
-from ringrift_sync_dagster.agent.receipts import ReceiptBook, as_json
+from ringrift_sync_dagster.agent.receipts import ReceiptBook
 from ringrift_sync_dagster.agent.uploads import Uploads
 from ringrift_sync_dagster.settings import clock
 
@@ -137,7 +137,7 @@ class Interface:
         if not (text.isascii() and text.isdigit() and len(text) <= _NUMBER_MAX_DIGITS):
             raise Refusal(HTTPStatus.BAD_REQUEST, "bad_request", "since must be the id of a receipt, a whole number")
         found = await self._parts.receipts.since(int(text), _RECEIPTS_PER_PAGE)
-        return json_answer({"receipts": [as_json(receipt) for receipt in found]})
+        return json_answer({"receipts": [self._parts.receipts.as_json(receipt) for receipt in found]})
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """``GET /metrics``: all numbers, for Prometheus."""

@@ -35,6 +35,7 @@ def run(arguments: Sequence[str] | None) -> int:
             state_url=args.state_url,
             trusted_networks=args.trusted_network or DEFAULT_TRUSTED,
             revoked=args.revoked,
+            is_ephemeral=args.ephemeral,
         )
     except (SyncError, ValueError, OSError) as error:
         sys.stderr.write(f"the agent cannot run: {error}\n")
@@ -56,4 +57,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scratch", type=Path, help="the agent's own files; by default under the first root")
     parser.add_argument("--incoming", type=Path, help="where pushed artifacts land; by default in scratch")
     parser.add_argument("--state-url", help="the agent's state database; by default a SQLite file in scratch")
+    parser.add_argument("--ephemeral", action="store_true", help="this node may vanish; its receipts say so")
     return parser

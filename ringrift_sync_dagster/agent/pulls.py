@@ -26,7 +26,7 @@ from ringrift_sync_dagster.agent.in_thread import in_thread
 from ringrift_sync_dagster.agent.incoming import Incoming, Place
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.metrics import Metrics
-from ringrift_sync_dagster.agent.receipts import ReceiptBook, as_json
+from ringrift_sync_dagster.agent.receipts import ReceiptBook
 from ringrift_sync_dagster.agent.uploads import Uploads
 from ringrift_sync_dagster.core.model import SHA256, Artifact, checked_node_name, is_node_name
 from ringrift_sync_dagster.errors import AuthenticationError, LocalDiskError, NextStep, TransferError, UnreachableError
@@ -113,7 +113,9 @@ class Pulls:
     async def _take(self, pull: _Pull, place: Place) -> web.Response:
         there = await self._uploads.receipt(place) or await self._uploads.adopt(place)
         if there is not None:
-            return json_answer({"receipt": as_json(there), "source": "", "bytes_moved": 0, "failures": []})
+            return json_answer(
+                {"receipt": self._receipts.as_json(there), "source": "", "bytes_moved": 0, "failures": []}
+            )
         await self._uploads.check_room(pull.artifact.size_bytes, await asyncio.to_thread(place.received))
         cancel = threading.Event()
         fetching = asyncio.ensure_future(in_thread(self._fetch, pull, place, cancel))
@@ -131,7 +133,12 @@ class Pulls:
         self._metrics.bytes_received.inc(moved)
         self._metrics.artifacts_received.inc()
         log.info("pulled artifact=%s source=%s bytes=%d", place.final.name, source, moved)
-        answer = {"receipt": as_json(receipt), "source": source, "bytes_moved": moved, "failures": failures}
+        answer = {
+            "receipt": self._receipts.as_json(receipt),
+            "source": source,
+            "bytes_moved": moved,
+            "failures": failures,
+        }
         return json_answer(answer)
 
     def _fetch(self, pull: _Pull, place: Place, cancel: threading.Event) -> tuple[str, int, list[dict[str, str]]]:

@@ -15,24 +15,25 @@ from ringrift_sync_dagster.state.store import StateStore
 R = TypeVar("R")
 
 
-def as_json(receipt: Receipt) -> dict[str, Any]:
-    """Give the form that travels."""
-    return asdict(receipt)
-
-
 class ReceiptBook:
     """What this node holds, verified.
 
     Args:
         store: The agent's state database; closed by ``close``.
         node_id: This node: the holder that the receipts name.
+        durable: False: this node may vanish, so its receipts do not let a sender forget its last copy.
 
     """
 
-    def __init__(self, store: StateStore, node_id: str) -> None:
+    def __init__(self, store: StateStore, node_id: str, *, durable: bool = True) -> None:
         self._store = store
         self._node_id = node_id
+        self._durable = durable
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="state")
+
+    def as_json(self, receipt: Receipt) -> dict[str, Any]:
+        """Give the form that travels."""
+        return {**asdict(receipt), "durable": self._durable and receipt.node == self._node_id}
 
     async def add(self, sha256: str, path: str, size_bytes: int) -> Receipt:
         """Record a copy that is verified and on the disk; the receipt is on the disk when this returns.

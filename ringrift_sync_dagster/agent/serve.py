@@ -73,6 +73,7 @@ class AgentConfig:
         limits: Bounds of the agent.
         revoked: The file of revoked ids; it may be made later.
         coordinator_key: The coordinator's key pair, for its own agent only: this one renews tokens.
+        is_ephemeral: True: this node may vanish, and its receipts say so (``durable``).
 
     """
 
@@ -89,6 +90,7 @@ class AgentConfig:
     limits: Limits = field(default_factory=Limits)
     revoked: Path | None = None
     coordinator_key: CoordinatorKey | None = None
+    is_ephemeral: bool = False
 
     @property
     def scratch_dir(self) -> Path:
@@ -111,6 +113,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
     limits: Limits | None = None,
     revoked: Path | None = None,
     coordinator_key: CoordinatorKey | None = None,
+    is_ephemeral: bool = False,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run an agent until SIGTERM or SIGINT.
@@ -137,6 +140,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
         limits or Limits(),
         revoked,
         coordinator_key,
+        is_ephemeral=is_ephemeral,
     )
     with _only_one(make_dirs(config.scratch_dir)), logging_aside():
         asyncio.run(_serve(config, on_ready))
@@ -196,7 +200,7 @@ def _build(config: AgentConfig) -> Parts:
     artifacts = make_dirs(scratch / "artifacts")
     url = config.state_url or f"sqlite:///{scratch / 'agent.db'}"
     store = StateStore.open(url)
-    receipts = ReceiptBook(store, config.node_id)
+    receipts = ReceiptBook(store, config.node_id, durable=not config.is_ephemeral)
     limits, metrics = config.limits, Metrics()
     root_names = [str(path) for path in config.roots]
     calls = Calls(root_names, str(scratch), limits, metrics)

@@ -25,7 +25,7 @@ from ringrift_sync_dagster.agent.incoming import Incoming, Part, Place, disk_is_
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.metrics import Metrics
 from ringrift_sync_dagster.agent.ranges import Slice, pushed_slice
-from ringrift_sync_dagster.agent.receipts import ReceiptBook, as_json
+from ringrift_sync_dagster.agent.receipts import ReceiptBook
 from ringrift_sync_dagster.errors import LocalDiskError
 from ringrift_sync_dagster.node.keeping import note_verified
 from ringrift_sync_dagster.state.receipts import Receipt
@@ -76,7 +76,7 @@ class Uploads:
         place = await self._place(request)
         receipt = await self.receipt(place)
         if receipt is not None:
-            answer = {"received": receipt.size_bytes, "complete": True, "receipt": as_json(receipt)}
+            answer = {"received": receipt.size_bytes, "complete": True, "receipt": self._receipts.as_json(receipt)}
             return json_answer(answer)
         self._check_free(place)
         received = await _on_disk(asyncio.to_thread(place.received))
@@ -98,7 +98,7 @@ class Uploads:
             receipt = await self.receipt(place) or await self._take(request, place, part, total)
         if isinstance(receipt, int):
             return json_answer({"received": receipt, "complete": False}, HTTPStatus.ACCEPTED)
-        return json_answer({"receipt": as_json(receipt)}, HTTPStatus.CREATED)
+        return json_answer({"receipt": self._receipts.as_json(receipt)}, HTTPStatus.CREATED)
 
     async def delete(self, request: web.Request) -> web.Response:
         """``DELETE /v1/incoming/{node}/{sha}``: for the coordinator, which has a receipt of its own for it. Idempotent.

@@ -88,6 +88,8 @@ def agent(  # noqa: PLR0913, PLR0917 - one for each option
         tls=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
         trusted_networks=DEFAULT_TRUSTED if inventory is None else [str(net) for net in inventory.trusted_networks],
         revoked=revoked or settings.home / "keys" / REVOKED_NAME,
+        # Of a node that no inventory knows nobody can promise that it stays.
+        is_ephemeral=node is None or node.is_ephemeral,
         **_as_owner(settings, node),
     )
     return 0

@@ -38,7 +38,8 @@ run_agent(
     public_key_pem=given["key"].encode() if given["key"] else None,
     tls=tuple(Path(file) for file in given["tls"]) if given["tls"] else None,
     state_url=given["state_url"] or None, trusted_networks=given["trusted"], limits=Limits(**given["limits"]),
-    scratch=Path(given["scratch"]) if given["scratch"] else None, on_ready=lambda url: print(url, flush=True),
+    scratch=Path(given["scratch"]) if given["scratch"] else None,
+    **{name: eval(expression) for name, expression in given["more"].items()}, on_ready=lambda url: print(url, flush=True),
 )
 """
 
@@ -71,6 +72,7 @@ class AgentProcess:
     more_roots: tuple[Path, ...] = ()
     state_url: str = ""
     own_scratch: Path | None = None
+    more: Mapping[str, str] = field(default_factory=dict)  # further arguments of run_agent, as Python expressions
     process: subprocess.Popen[str] | None = None
     url: str = ""
 
@@ -86,6 +88,7 @@ class AgentProcess:
             "state_url": self.state_url,
             "limits": {"free_bytes": 0, **self.limits},
             "scratch": str(self.own_scratch or ""),
+            "more": dict(self.more),
         }
         self.root.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as log:

@@ -44,6 +44,18 @@ def test_a_whole_artifact_is_on_the_disk_and_has_its_receipt_when_201_arrives(ag
     assert (again.status_code, again.json()["receipt"]) == (201, receipt)
 
 
+@pytest.mark.parametrize("is_ephemeral", [False, True])
+def test_a_receipt_says_whether_its_node_stays(start_agent: StartAgent, *, is_ephemeral: bool) -> None:
+    data, sha = artifact(1000, 9)
+    running = start_agent(more={"is_ephemeral": str(is_ephemeral)})
+    pushed = running.request("PUT", path_of(sha), data=data)
+
+    assert pushed.json()["receipt"]["durable"] is not is_ephemeral
+    assert running.request("GET", path_of(sha)).json()["receipt"]["durable"] is not is_ephemeral
+    [listed] = running.request("GET", "/v1/receipts").json()["receipts"]
+    assert listed["durable"] is not is_ephemeral
+
+
 def test_parts_go_on_where_the_last_one_ended_and_nowhere_else(agent: AgentProcess) -> None:
     data, sha = artifact(3_000_000)
     first = agent.request("PUT", path_of(sha), data=data[:1_000_000], headers=span(0, 999_999, 3_000_000))
