@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 """The newest Alembic revision, which ``metadata.create_all`` is equal to; kept here so that nobody imports Alembic."""
 
 VERSION_TABLE: Final = "state_version"
@@ -384,4 +384,17 @@ backpressure: Final = sa.Table(
     _text("epoch"),
     _text("source"),  # what activated or released it: measured, a person, the longest pause
     _time("looked_at", nullable=False),
+)
+
+risks: Final = sa.Table(
+    "risks",
+    metadata,
+    _text("node", key=True),
+    _count("games"),  # finished games that the node says are on it alone
+    _count("bytes"),
+    sa.Column("ids", sa.JSON, nullable=False, server_default="[]"),
+    _time("oldest_at"),  # when the oldest of them ended, by our clock
+    *(_count(name) for name in ("outbox_bytes", "outbox_packs")),
+    _time("at", nullable=False),
+    _time("lost_at"),  # when the node was given up with them
 )
