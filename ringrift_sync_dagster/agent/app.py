@@ -39,6 +39,7 @@ from ringrift_sync_dagster.agent.downloads import Downloads
 from ringrift_sync_dagster.agent.events import EventDesk
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.manifest import Manifest
+from ringrift_sync_dagster.agent.merging import Merger
 from ringrift_sync_dagster.agent.metrics import CONTENT_TYPE, Metrics
 from ringrift_sync_dagster.agent.pulls import Pulls
 from ringrift_sync_dagster.agent.receipts import ReceiptBook
@@ -65,6 +66,7 @@ class Parts:
         manifest: Tells what the node has.
         receipts: Tells what this node holds of others.
         events: Takes events.
+        merger: Merges what is pushed; None where passes do.
 
     """
 
@@ -79,6 +81,7 @@ class Parts:
     manifest: Manifest
     receipts: ReceiptBook
     events: EventDesk
+    merger: Merger | None = None
 
 
 class Interface:

@@ -28,6 +28,7 @@ class Metrics:
         self.call_seconds = Histogram(
             name, "Time of kit operations.", ["op"], buckets=_CALL_BUCKETS, registry=self.registry
         )
+        self.merges = self._counter("merges", "Packs that were pushed: merged at once, or left for later.", "outcome")
         self.files = self._gauge("files", "Files in the last scan.")
         self.sending = self._gauge("sending", "Artifacts being sent now.")
         self.receiving = self._gauge("receiving", "Artifacts being received now.")

@@ -32,6 +32,7 @@ from ringrift_sync_dagster.agent.incoming import Incoming
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.listener import LimitedServer
 from ringrift_sync_dagster.agent.manifest import Manifest
+from ringrift_sync_dagster.agent.merging import Merger
 from ringrift_sync_dagster.agent.metrics import Metrics
 from ringrift_sync_dagster.agent.pulls import Pulls
 from ringrift_sync_dagster.agent.receipts import ReceiptBook
@@ -44,7 +45,7 @@ from ringrift_sync_dagster.node.roots import Roots
 from ringrift_sync_dagster.settings.identity import CoordinatorKey
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage.files import make_dirs
-from ringrift_sync_dagster.storage.layout import SCRATCH_DIR
+from ringrift_sync_dagster.storage.layout import SCRATCH_DIR, Layout
 from ringrift_sync_dagster.transports.networks import DEFAULT_TRUSTED, TrustedNetworks
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ class AgentConfig:
         revoked: The file of revoked ids; it may be made later.
         coordinator_key: The coordinator's key pair, for its own agent only: this one renews tokens.
         is_ephemeral: True: this node may vanish, and its receipts say so (``durable``).
+        merge_into: The root of the canonical store, on the coordinator only: packs that are pushed are merged into it
+            at once. It goes with ``state_url``, and ``incoming`` lies below it. None: passes merge them.
 
     """
 
@@ -91,6 +94,7 @@ class AgentConfig:
     revoked: Path | None = None
     coordinator_key: CoordinatorKey | None = None
     is_ephemeral: bool = False
+    merge_into: Path | None = None
 
     @property
     def scratch_dir(self) -> Path:
@@ -114,6 +118,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
     revoked: Path | None = None,
     coordinator_key: CoordinatorKey | None = None,
     is_ephemeral: bool = False,
+    merge_into: Path | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run an agent until SIGTERM or SIGINT.
@@ -141,6 +146,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
         revoked,
         coordinator_key,
         is_ephemeral=is_ephemeral,
+        merge_into=merge_into,
     )
     with _only_one(make_dirs(config.scratch_dir)), logging_aside():
         asyncio.run(_serve(config, on_ready))
@@ -188,6 +194,8 @@ async def running(config: AgentConfig) -> AsyncIterator[str]:
         await runner.setup()
         server = LimitedServer(runner, parts.metrics, config.limits.connections)
         sock = await server.listen(config.host, config.port, context)
+        if parts.merger is not None:
+            parts.merger.start()
         with watching(parts.metrics):
             yield _url(sock, secure=has_tls)
     finally:
@@ -207,7 +215,10 @@ def _build(config: AgentConfig) -> Parts:
     landing = config.incoming or scratch / "incoming"
     incoming = Incoming(landing)
     taken_in = config.incoming is not None or config.coordinator_key is not None
-    uploads = Uploads(incoming, receipts, limits, metrics, taken_in=taken_in)
+    merger = _merger(config, metrics)
+    uploads = Uploads(
+        incoming, receipts, limits, metrics, taken_in=taken_in, arrived=None if merger is None else merger.arrived
+    )
     return Parts(
         node_id=config.node_id,
         root=config.roots[0],
@@ -220,11 +231,23 @@ def _build(config: AgentConfig) -> Parts:
         manifest=Manifest(calls, limits, metrics),
         receipts=receipts,
         events=EventDesk(store if config.state_url is not None else None, config.node_id, limits),
+        merger=merger,
     )
+
+
+def _merger(config: AgentConfig, metrics: Metrics) -> Merger | None:
+    """Give what merges pushed packs, where this agent does."""
+    if config.merge_into is None or config.state_url is None:
+        return None
+    layout = Layout(config.merge_into)
+    layout.mkdirs()
+    return Merger(config.node_id, StateStore.open(config.state_url), layout, metrics)
 
 
 async def _close(parts: Parts) -> None:
     await parts.calls.close()
+    if parts.merger is not None:
+        await asyncio.to_thread(parts.merger.close)
     await parts.manifest.close()
     await parts.downloads.close()
     await parts.receipts.close()

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final, TypeVar
 
 from aiohttp import web
@@ -49,13 +50,22 @@ class Uploads:
         metrics: Counts what arrives.
         taken_in: True: the owner of the folder merges what arrives and lets the file go, so a receipt outlives it.
             Elsewhere a receipt holds while the file is there: what was applied and removed may be pushed again.
+        arrived: Is told of each artifact that now lies here, verified; it must not wait.
 
     """
 
     def __init__(
-        self, incoming: Incoming, receipts: ReceiptBook, limits: Limits, metrics: Metrics, *, taken_in: bool = False
+        self,
+        incoming: Incoming,
+        receipts: ReceiptBook,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        taken_in: bool = False,
+        arrived: Callable[[Path], None] | None = None,
     ) -> None:
         self._taken_in = taken_in
+        self._arrived = arrived
         self._incoming = incoming
         self._receipts = receipts
         self._limits = limits
@@ -250,6 +260,8 @@ class Uploads:
         receipt = await self._receipts.add(place.final.name, place.path, total)
         self._metrics.artifacts_received.inc()
         log.info("received artifact=%s path=%s size_bytes=%d", place.final.name, place.path, total)
+        if self._arrived is not None:
+            self._arrived(place.final)
         return receipt
 
 

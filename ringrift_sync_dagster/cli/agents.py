@@ -25,6 +25,7 @@ class _OwnerOptions(TypedDict, total=False):
 
     incoming: Path
     state_url: str
+    merge_into: Path
     coordinator_key: CoordinatorKey
 
 
@@ -105,7 +106,7 @@ def _inventory(settings: Settings) -> Inventory | None:
 
 
 def _as_owner(settings: Settings, node: Node | None) -> _OwnerOptions:
-    """On the coordinator, what nodes push lands where a pass looks for it, and its receipts in the shared state.
+    """On the coordinator, what nodes push is merged at once, and its receipts are in the shared state.
 
     Its key is there as well once a token was signed; then its agent renews tokens.
     """
@@ -113,7 +114,9 @@ def _as_owner(settings: Settings, node: Node | None) -> _OwnerOptions:
 
     if node is None or not node.is_coordinator:
         return {}
-    owner: _OwnerOptions = {"incoming": settings.root / "data" / "incoming", "state_url": settings.state_url}
+    owner: _OwnerOptions = {
+        "incoming": settings.root / "data" / "incoming", "state_url": settings.state_url, "merge_into": settings.root
+    }  # fmt: skip
     if (settings.home / "keys" / PRIVATE_NAME).is_file():
         owner["coordinator_key"] = load_coordinator_key(settings.home / "keys")
     return owner

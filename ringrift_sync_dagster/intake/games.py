@@ -66,12 +66,14 @@ class GamesIntake:
         owner: Name of the node whose disk this is: the coordinator.
         state: The shared facts.
         layout: The owner's disk.
+        lease_wait_seconds: How long to wait for another process that merges into the same config.
 
     """
 
     owner: str
     state: StateStore
     layout: Layout
+    lease_wait_seconds: float = LEASE_WAIT_SECONDS
     _turns: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
     @property
@@ -100,7 +102,7 @@ class GamesIntake:
         Raises:
             PackRefusedError: It is no sound pack; it went to quarantine whole, and nothing was merged.
             LocalDiskError: Our disk is full; the file stays for the next pass.
-            LeaseHeldError: Another process merged into this config for five minutes; the file stays.
+            LeaseHeldError: Another process merged into this config for ``lease_wait_seconds``; the file stays.
             CanonicalStoreError: The canonical database cannot be used; the file stays.
 
         """
@@ -174,7 +176,7 @@ class GamesIntake:
     def _writing(self, pack: _Pack, config: str) -> Iterator[Lease]:
         """Hold the one right to write a config's database."""
         name = f"{'eval' if pack.store.evaluation else 'canonical'}:{config}"
-        with self._turns[name], hold(self.state, name, wait_seconds=LEASE_WAIT_SECONDS) as lease:
+        with self._turns[name], hold(self.state, name, wait_seconds=self.lease_wait_seconds) as lease:
             yield lease
 
     @contextlib.contextmanager

@@ -68,12 +68,14 @@ class RowsIntake:
         owner: Name of the node whose disk this is: the coordinator.
         state: The shared facts.
         layout: The owner's disk.
+        lease_wait_seconds: How long to wait for another process that merges into the same family.
 
     """
 
     owner: str
     state: StateStore
     layout: Layout
+    lease_wait_seconds: float = LEASE_WAIT_SECONDS
     _turns: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 
     @property
@@ -129,7 +131,7 @@ class RowsIntake:
         """Be the one that writes the family's database."""
         with (
             self._turns[family],
-            hold(self.state, f"records:{family}", wait_seconds=LEASE_WAIT_SECONDS) as lease,
+            hold(self.state, f"records:{family}", wait_seconds=self.lease_wait_seconds) as lease,
         ):
             yield lease
 

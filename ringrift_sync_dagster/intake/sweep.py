@@ -39,7 +39,7 @@ def sweep(intake: GamesIntake, rows: RowsIntake, trigger: str) -> list[Accepted 
             elif SHA256.fullmatch(path.name) and _is_file(path):
                 _drop_known(intake, path)
             elif SHA256.fullmatch(path.name):
-                taken = _take(intake, rows, path, trigger)
+                taken = take_in(intake, rows, path, trigger)
                 accepted += [taken] if taken else []
         except (LeaseHeldError, FileNotFoundError):
             continue  # another process is about to take it in, or just has
@@ -47,6 +47,11 @@ def sweep(intake: GamesIntake, rows: RowsIntake, trigger: str) -> list[Accepted 
             _LOG.warning("incoming=%s node=%s error=%s", path.name, path.parent.name, error)
     remove_scratch(intake.layout.scratch / "tmp")
     return accepted
+
+
+def waiting(intake: GamesIntake) -> list[Path]:
+    """Give every whole artifact that lies in ``incoming/``, by node and name."""
+    return [path for path in _files(intake) if SHA256.fullmatch(path.name)]
 
 
 def _is_file(path: Path) -> bool:
@@ -69,8 +74,17 @@ def _files(intake: GamesIntake) -> Iterator[Path]:
             yield from sorted(path for path in folder.iterdir() if path.is_file())
 
 
-def _take(intake: GamesIntake, rows: RowsIntake, path: Path, trigger: str) -> Accepted | RowsAccepted | None:
-    """Take in one file, unless a process that collects this partition is about to."""
+def take_in(intake: GamesIntake, rows: RowsIntake, path: Path, trigger: str) -> Accepted | RowsAccepted | None:
+    """Take in one whole artifact that lies in ``incoming/``; None where it is a file, for whoever fetches it.
+
+    Raises:
+        LeaseHeldError: A process that collects this partition is about to, or another one merges.
+        SyncError: As in ``GamesIntake.accept`` and ``RowsIntake.accept``.
+        OSError: It cannot be read, or is not what its name says.
+
+    """
+    if _is_file(path):
+        return None
     if sha256_file(path) != path.name:
         path.rename(path.with_suffix(".part"))  # not what it claims to be: the transfer that resumes it will find out
         raise OSError(f"{path} does not hash to its name; it was put back as a partial file")

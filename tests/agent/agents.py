@@ -39,7 +39,7 @@ run_agent(
     tls=tuple(Path(file) for file in given["tls"]) if given["tls"] else None,
     state_url=given["state_url"] or None, trusted_networks=given["trusted"], limits=Limits(**given["limits"]),
     scratch=Path(given["scratch"]) if given["scratch"] else None,
-    **{name: eval(expression) for name, expression in given["more"].items()}, on_ready=lambda url: print(url, flush=True),
+    on_ready=lambda url: print(url, flush=True), **{name: eval(value) for name, value in given["more"].items()},
 )
 """
 
