@@ -11,6 +11,7 @@
     POST   /v1/call/{op}               coordinator
     POST   /v1/pull                    coordinator
     POST   /v1/events                  a node's token, about itself; coordinator: about any (only at its own agent)
+    POST   /v1/heartbeat               a node's token, about itself (only at the coordinator's own agent)
     GET    /v1/incoming/{node}/{sha}   who may push under the name of {node}
     PUT    /v1/incoming/{node}/{sha}   the same
 
@@ -37,6 +38,7 @@ from ringrift_sync_dagster.agent.auth import Authenticator, require_coordinator
 from ringrift_sync_dagster.agent.calls import Calls
 from ringrift_sync_dagster.agent.downloads import Downloads
 from ringrift_sync_dagster.agent.events import EventDesk
+from ringrift_sync_dagster.agent.heartbeats import HeartbeatDesk
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.manifest import Manifest
 from ringrift_sync_dagster.agent.merging import Merger
@@ -66,6 +68,7 @@ class Parts:
         manifest: Tells what the node has.
         receipts: Tells what this node holds of others.
         events: Takes events.
+        heartbeats: Takes heartbeats.
         merger: Merges what is pushed; None where passes do.
 
     """
@@ -81,6 +84,7 @@ class Parts:
     manifest: Manifest
     receipts: ReceiptBook
     events: EventDesk
+    heartbeats: HeartbeatDesk
     merger: Merger | None = None
 
 
@@ -146,6 +150,7 @@ class Interface:
         """``GET /metrics``: all numbers, for Prometheus."""
         parts = self._parts
         parts.metrics.sending.set(parts.downloads.running)
+        await parts.heartbeats.show()
         parts.metrics.receiving.set(parts.uploads.running)
         return web.Response(body=parts.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
@@ -173,6 +178,7 @@ def build_app(parts: Parts, authenticator: Authenticator, plain_rule: Middleware
             web.post("/v1/call/{op}", interface.call),
             web.post("/v1/pull", parts.pulls.post),
             web.post("/v1/events", parts.events.post),
+            web.post("/v1/heartbeat", parts.heartbeats.post),
             web.get("/v1/artifacts/{sha}", parts.downloads.get),
             web.delete("/v1/artifacts/{sha}", interface.delete),
             web.get("/v1/artifacts/{sha}/blocks", parts.downloads.blocks),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
+
+from ringrift_sync_dagster.state.risks import Risk
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _CALL_BUCKETS: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300)
@@ -32,6 +35,23 @@ class Metrics:
         self.files = self._gauge("files", "Files in the last scan.")
         self.sending = self._gauge("sending", "Artifacts being sent now.")
         self.receiving = self._gauge("receiving", "Artifacts being received now.")
+        self._risk = (
+            self._gauge("risk_games", "Games that a node said are on it alone.", "node"),
+            self._gauge("risk_bytes", "What they take.", "node"),
+            self._gauge("risk_oldest_seconds", "Age of the oldest of them.", "node"),
+            self._gauge("risk_lost", "1 where the node was given up with them.", "node"),
+        )
+
+    def show_risks(self, risks: Iterable[Risk], now: float) -> None:
+        """Show what each node said last is on it alone; a node that was given up is shown as lost."""
+        for gauge in self._risk:
+            gauge.clear()
+        games, size, age, lost = self._risk
+        for risk in risks:
+            games.labels(risk.node).set(risk.games)
+            size.labels(risk.node).set(risk.bytes)
+            age.labels(risk.node).set(risk.age(now) or 0.0)
+            lost.labels(risk.node).set(risk.lost_at is not None)
 
     def text(self) -> bytes:
         """Give all numbers in the text format."""
@@ -40,5 +60,5 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"ringrift_agent_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"ringrift_agent_{name}", text, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"ringrift_agent_{name}", text, labels, registry=self.registry)

@@ -28,6 +28,7 @@ from ringrift_sync_dagster.agent.auth import Authenticator, RevokedIds
 from ringrift_sync_dagster.agent.calls import Calls
 from ringrift_sync_dagster.agent.downloads import Downloads
 from ringrift_sync_dagster.agent.events import EventDesk
+from ringrift_sync_dagster.agent.heartbeats import HeartbeatDesk
 from ringrift_sync_dagster.agent.incoming import Incoming
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.listener import LimitedServer
@@ -77,6 +78,7 @@ class AgentConfig:
         is_ephemeral: True: this node may vanish, and its receipts say so (``durable``).
         merge_into: The root of the canonical store, on the coordinator only: packs that are pushed are merged into it
             at once. It goes with ``state_url``, and ``incoming`` lies below it. None: passes merge them.
+        hosts: The inventory, on the coordinator only: heartbeats are answered with peers from it.
 
     """
 
@@ -95,6 +97,7 @@ class AgentConfig:
     coordinator_key: CoordinatorKey | None = None
     is_ephemeral: bool = False
     merge_into: Path | None = None
+    hosts: Path | None = None
 
     @property
     def scratch_dir(self) -> Path:
@@ -119,6 +122,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
     coordinator_key: CoordinatorKey | None = None,
     is_ephemeral: bool = False,
     merge_into: Path | None = None,
+    hosts: Path | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run an agent until SIGTERM or SIGINT.
@@ -147,6 +151,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
         coordinator_key,
         is_ephemeral=is_ephemeral,
         merge_into=merge_into,
+        hosts=hosts,
     )
     with _only_one(make_dirs(config.scratch_dir)), logging_aside():
         asyncio.run(_serve(config, on_ready))
@@ -209,6 +214,7 @@ def _build(config: AgentConfig) -> Parts:
     url = config.state_url or f"sqlite:///{scratch / 'agent.db'}"
     store = StateStore.open(url)
     receipts = ReceiptBook(store, config.node_id, durable=not config.is_ephemeral)
+    shared = store if config.state_url is not None else None
     limits, metrics = config.limits, Metrics()
     root_names = [str(path) for path in config.roots]
     calls = Calls(root_names, str(scratch), limits, metrics)
@@ -230,7 +236,8 @@ def _build(config: AgentConfig) -> Parts:
         calls=calls,
         manifest=Manifest(calls, limits, metrics),
         receipts=receipts,
-        events=EventDesk(store if config.state_url is not None else None, config.node_id, limits),
+        events=EventDesk(shared, config.node_id, limits),
+        heartbeats=HeartbeatDesk(shared, config.node_id, limits, metrics, config.hosts),
         merger=merger,
     )
 

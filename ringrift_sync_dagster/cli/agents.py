@@ -26,6 +26,7 @@ class _OwnerOptions(TypedDict, total=False):
     incoming: Path
     state_url: str
     merge_into: Path
+    hosts: Path
     coordinator_key: CoordinatorKey
 
 
@@ -115,7 +116,8 @@ def _as_owner(settings: Settings, node: Node | None) -> _OwnerOptions:
     if node is None or not node.is_coordinator:
         return {}
     owner: _OwnerOptions = {
-        "incoming": settings.root / "data" / "incoming", "state_url": settings.state_url, "merge_into": settings.root
+        "incoming": settings.root / "data" / "incoming", "state_url": settings.state_url, "merge_into": settings.root,
+        "hosts": settings.hosts,
     }  # fmt: skip
     if (settings.home / "keys" / PRIVATE_NAME).is_file():
         owner["coordinator_key"] = load_coordinator_key(settings.home / "keys")

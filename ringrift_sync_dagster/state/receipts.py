@@ -6,6 +6,7 @@ fsynced, and it is on the disk itself when ``add_receipt`` returns. Source: arch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.upsert import insert_new, insert_or_update
 
 _ADVISORY_LOCK: Final = 0x52525245
+_CHUNK: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,17 @@ def has_receipt(store: StateStore, sha256: str, node: str) -> bool:
     """Say whether the node holds a verified copy of exactly these bytes."""
     with store.read() as connection:
         return connection.execute(sa.select(receipts.c.id).where(_of(sha256, node))).first() is not None
+
+
+def holders_of(store: StateStore, sha256s: Sequence[str]) -> dict[str, set[str]]:
+    """Give the nodes that hold a verified copy of each of these artifacts; one that nobody holds is left out."""
+    found: dict[str, set[str]] = {}
+    with store.read() as connection:
+        for start in range(0, len(sha256s), _CHUNK):
+            wanted = receipts.c.sha256.in_(sha256s[start : start + _CHUNK])
+            for row in connection.execute(sa.select(receipts.c.sha256, receipts.c.node).where(wanted)):
+                found.setdefault(row.sha256, set()).add(row.node)
+    return found
 
 
 def has_receipt_at(store: StateStore, node: str, path: str) -> bool:

@@ -1,0 +1,132 @@
+"""Taking heartbeats at the owner's agent: what a node says is on it alone; the answer says what it may forget.
+
+    POST /v1/heartbeat {"version": 1, "games": 3, "bytes": 900, "ids": [...], "oldest_age_seconds": 4.2,
+                        "outbox_bytes": 900, "outbox_packs": 1, "packs": ["<sha256>", ...]}
+        ->  {"durable": ["<sha256>", ...], "peers": [{"node", "url", "fingerprint", "ephemeral"}], "drain": false}
+
+A token speaks for its node. A pack is durable when it is merged, or lies verified on a node that stays: a receipt says
+so, and receipts name content. A pack without one is simply pushed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+
+from ringrift_sync_dagster.agent.answers import Refusal, json_answer, json_object
+from ringrift_sync_dagster.agent.auth import claims_of
+from ringrift_sync_dagster.agent.limits import Limits
+from ringrift_sync_dagster.agent.metrics import Metrics
+from ringrift_sync_dagster.agent.peers import Peers
+from ringrift_sync_dagster.core.model import SHA256
+from ringrift_sync_dagster.errors import storable
+from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.settings.identity import Scope
+from ringrift_sync_dagster.state.receipts import holders_of
+from ringrift_sync_dagster.state.risks import MAX_IDS, Risk, every, put
+from ringrift_sync_dagster.state.store import StateStore
+
+VERSION: Final = 1
+MAX_PACKS: Final = 1000
+_ID_CHARS: Final = 200
+_MOST: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class _Beat:
+    """A heartbeat, checked; ``packs`` are those whose fate is asked for."""
+
+    risk: Risk
+    packs: tuple[str, ...]
+
+
+class HeartbeatDesk:
+    """Takes heartbeats; its methods run in the event loop.
+
+    Args:
+        store: The shared database; None where this agent has none.
+        node_id: This node.
+        limits: Bounds of the agent.
+        metrics: Shows what is at risk.
+        hosts: The inventory; without it no peers are named.
+
+    """
+
+    def __init__(
+        self, store: StateStore | None, node_id: str, limits: Limits, metrics: Metrics, hosts: Path | None
+    ) -> None:
+        self._store, self._node_id, self._limits, self._metrics = store, node_id, limits, metrics
+        self._peers = None if store is None or hosts is None else Peers(store, hosts, node_id)
+        self._one_at_a_time = asyncio.Lock()
+
+    async def post(self, request: web.Request) -> web.Response:
+        """``POST /v1/heartbeat``: 404 from an agent that is not the owner's."""
+        store = self._store
+        if store is None:
+            message = f"{self._node_id} takes no heartbeats: send them to the agent of the coordinator"
+            raise Refusal(HTTPStatus.NOT_FOUND, "no_heartbeats_here", message)
+        claims = claims_of(request)
+        if claims.scopes.isdisjoint({Scope.NODE, Scope.RELAY, Scope.COORDINATOR}):
+            message = f"{claims.sub} may not send heartbeats: it needs scope node, and its token only reads"
+            raise Refusal(HTTPStatus.FORBIDDEN, "scope", message)
+        body = await json_object(request, self._limits.stall_seconds)
+        try:
+            beat = _checked(claims.sub, body, clock.wall())
+        except (ValueError, TypeError) as error:
+            message = f"this is no heartbeat: {storable(str(error), 300)}"
+            raise Refusal(HTTPStatus.BAD_REQUEST, "bad_request", message) from error
+        async with self._one_at_a_time:
+            return json_answer(await asyncio.shield(asyncio.to_thread(self._take, store, beat)))
+
+    async def show(self) -> None:
+        """Bring the numbers of ``/metrics`` up to date."""
+        if self._store is not None:
+            self._metrics.show_risks(await asyncio.to_thread(every, self._store), clock.wall())
+
+    def _take(self, store: StateStore, beat: _Beat) -> dict[str, Any]:
+        put(store, beat.risk)
+        stays = {self._node_id} if self._peers is None else self._peers.persistent
+        held = holders_of(store, beat.packs)
+        durable = [sha for sha in beat.packs if not stays.isdisjoint(held.get(sha, ()))]
+        peers = [] if self._peers is None else [peer.as_json() for peer in self._peers.of(beat.risk.node)]
+        return {"durable": durable, "peers": peers, "drain": False}
+
+
+def _checked(node: str, body: dict[str, Any], now: float) -> _Beat:
+    """Check a heartbeat; keys that we do not know are a later version's.
+
+    Raises:
+        ValueError, TypeError: It is none.
+
+    """
+    if body.get("version") != VERSION:
+        raise ValueError(f"its version is {body.get('version')!r}, and this agent knows {VERSION}")
+    ids, packs, age = body.get("ids", []), body.get("packs", []), body.get("oldest_age_seconds")
+    if not isinstance(ids, list) or len(ids) > MAX_IDS:
+        raise ValueError(f"ids must be a list of at most {MAX_IDS}")
+    if not isinstance(packs, list) or len(packs) > MAX_PACKS:
+        raise ValueError(f"packs must be a list of at most {MAX_PACKS}")
+    if not all(isinstance(one, str) and 0 < len(one) <= _ID_CHARS and storable(one, _ID_CHARS) == one for one in ids):
+        raise ValueError(f"an id is a text of 1 to {_ID_CHARS} characters that can be stored")
+    if not all(isinstance(one, str) and SHA256.fullmatch(one) for one in packs):
+        raise ValueError("packs are named by their SHA-256")
+    if age is not None and (isinstance(age, bool) or not isinstance(age, int | float) or not 0 <= age < math.inf):
+        raise ValueError("oldest_age_seconds must be a number of at least 0, or null")
+    games, size, outbox_bytes, outbox_packs = (
+        _count(body, name) for name in ("games", "bytes", "outbox_bytes", "outbox_packs")
+    )
+    oldest_at = None if age is None else now - age
+    return _Beat(Risk(node, games, size, ids, oldest_at, outbox_bytes, outbox_packs, now), tuple(packs))
+
+
+def _count(body: dict[str, Any], name: str) -> int:
+    value = body.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST:
+        raise ValueError(f"{name} must be a whole number of at least 0")
+    return value

@@ -1,0 +1,130 @@
+"""Heartbeats at the owner's agent: what is at risk is known, what may be forgotten is said, and peers are named."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from ringrift_sync_dagster.settings.identity import CoordinatorKey, issue_token
+from ringrift_sync_dagster.state.measures import record_round_trips
+from ringrift_sync_dagster.state.nodes import seen
+from ringrift_sync_dagster.state.receipts import Receipt, add_receipt
+from ringrift_sync_dagster.state.risks import every
+from ringrift_sync_dagster.state.store import StateStore
+from tests.agent.agents import AgentProcess
+
+HOSTS = """
+hosts:
+  hub-1: {ssh_host: 10.0.0.1, role: coordinator, ringrift_path: /srv}
+  far: {ssh_host: 10.0.0.2, ringrift_path: /srv}
+  near: {ssh_host: 10.0.0.3, ringrift_path: /srv, agent_port: 9000}
+  silent: {ssh_host: 10.0.0.4, ringrift_path: /srv}
+  by-ssh: {ssh_host: 10.0.0.5, ringrift_path: /srv}
+  retired: {ssh_host: 10.0.0.6, ringrift_path: /srv, status: retired}
+  vast-1: {ssh_host: 10.0.0.7, ringrift_path: /srv, is_ephemeral: true}
+  vast-2: {ssh_host: 10.0.0.8, ringrift_path: /srv, is_ephemeral: true}
+"""
+BEAT = {
+    "version": 1, "games": 2, "bytes": 900, "ids": ["a", "b"], "oldest_age_seconds": 40.5, "outbox_bytes": 700,
+    "outbox_packs": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hub(
+    coordinator_key: CoordinatorKey, free_addresses: Iterator[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AgentProcess]:
+    base = tmp_path_factory.mktemp("hub")
+    (base / "hosts.yaml").write_text(HOSTS)
+    url = f"sqlite:///{base}/state.db"
+    with StateStore.open(url) as state:
+        for name in ("far", "near", "retired", "vast-2"):
+            seen(state, name, at=time.time(), transport="p2p_http")
+        seen(state, "silent", at=time.time() - 3600, transport="p2p_http")
+        seen(state, "by-ssh", at=time.time(), transport="rsync")
+        record_round_trips(state, {"far": 0.3, "near": 0.01})
+    more = {"hosts": f"Path({str(base / 'hosts.yaml')!r})"}
+    with AgentProcess(
+        "hub-1", base / "hub-1", next(free_addresses), coordinator_key, state_url=url, more=more
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def state(hub: AgentProcess) -> Iterator[StateStore]:
+    with StateStore.open(hub.state_url) as store:
+        yield store
+
+
+def beat(hub: AgentProcess, sub: str, *scopes: str, **more: object) -> requests.Response:
+    token = hub.token(*(scopes or ("node",)), sub=sub)
+    return hub.request("POST", "/v1/heartbeat", token=token, json={**BEAT, **more})
+
+
+def test_what_a_node_says_is_in_the_shared_database_and_in_the_metrics(hub: AgentProcess, state: StateStore) -> None:
+    answer = beat(hub, "vast-1")
+
+    assert answer.status_code == 200, answer.text
+    (risk,) = [one for one in every(state) if one.node == "vast-1"]
+    assert (risk.games, risk.bytes, list(risk.ids), risk.outbox_bytes, risk.outbox_packs) == (
+        2,
+        900,
+        ["a", "b"],
+        700,
+        1,
+    )
+    assert risk.oldest_at is not None
+    assert abs(time.time() - 40.5 - risk.oldest_at) < 10
+    numbers = dict(line.rsplit(" ", 1) for line in hub.request("GET", "/metrics").text.splitlines() if line[0] != "#")
+    assert numbers['ringrift_agent_risk_games{node="vast-1"}'] == "2.0"
+    assert numbers['ringrift_agent_risk_bytes{node="vast-1"}'] == "900.0"
+    assert 40 < float(numbers['ringrift_agent_risk_oldest_seconds{node="vast-1"}']) < 60
+
+
+def test_the_answer_names_what_is_durable_and_nothing_else(hub: AgentProcess, state: StateStore) -> None:
+    merged, at_peer, at_ephemeral, unknown = ("1" * 64, "2" * 64, "3" * 64, "4" * 64)
+    for sha, holder in ((merged, "hub-1"), (at_peer, "near"), (at_ephemeral, "vast-2")):
+        add_receipt(state, Receipt(sha, holder, f"vast-1/{sha}", 10, time.time()))
+
+    answer = beat(hub, "vast-1", packs=[unknown, at_ephemeral, at_peer, merged]).json()
+
+    assert answer["durable"] == [at_peer, merged]
+    assert answer["drain"] is False
+
+
+def test_peers_stay_have_an_agent_that_was_up_lately_and_the_best_is_first(hub: AgentProcess) -> None:
+    assert beat(hub, "vast-1").json()["peers"] == [
+        {"node": "near", "url": "http://10.0.0.3:9000", "fingerprint": "", "ephemeral": False},
+        {"node": "far", "url": "http://10.0.0.2:8765", "fingerprint": "", "ephemeral": False},
+    ]
+    assert [peer["node"] for peer in beat(hub, "near", "node", "relay").json()["peers"]] == ["far"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"version": 2}, {"games": -1}, {"games": True}, {"games": 1 << 63}, {"bytes": "9"}, {"ids": ["x"] * 10_001},
+        {"ids": [7]}, {"ids": ["\x00"]}, {"oldest_age_seconds": -1}, {"oldest_age_seconds": "old"},
+        {"packs": ["../x"]}, {"packs": "x"},
+    ],
+)  # fmt: skip
+def test_a_heartbeat_that_makes_no_sense_is_refused_whole(
+    hub: AgentProcess, state: StateStore, more: dict[str, Any]
+) -> None:
+    before = every(state)
+    answer = beat(hub, "vast-1", **more)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
+    assert every(state) == before
+
+
+def test_only_a_node_s_own_token_and_only_at_the_coordinator_s_agent(hub: AgentProcess, agent: AgentProcess) -> None:
+    assert hub.key is not None
+    only_reads = issue_token(hub.key, "vast-1", [], time.time())
+    reading = hub.request("POST", "/v1/heartbeat", token=only_reads, json=BEAT)
+    assert (reading.status_code, reading.json()["error"]["code"]) == (403, "scope")
+    elsewhere = beat(agent, "vast-1")
+    assert (elsewhere.status_code, elsewhere.json()["error"]["code"]) == (404, "no_heartbeats_here")
