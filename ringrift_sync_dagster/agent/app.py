@@ -38,6 +38,7 @@ from ringrift_sync_dagster.agent.auth import Authenticator, require_coordinator
 from ringrift_sync_dagster.agent.calls import Calls
 from ringrift_sync_dagster.agent.downloads import Downloads
 from ringrift_sync_dagster.agent.events import EventDesk
+from ringrift_sync_dagster.agent.forwarding import Forwarder
 from ringrift_sync_dagster.agent.heartbeats import HeartbeatDesk
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.manifest import Manifest
@@ -70,6 +71,7 @@ class Parts:
         events: Takes events.
         heartbeats: Takes heartbeats.
         merger: Merges what is pushed; None where passes do.
+        forwarder: Brings packs of others to the owner; None where nobody does.
 
     """
 
@@ -86,6 +88,7 @@ class Parts:
     events: EventDesk
     heartbeats: HeartbeatDesk
     merger: Merger | None = None
+    forwarder: Forwarder | None = None
 
 
 class Interface:

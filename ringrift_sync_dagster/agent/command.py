@@ -7,9 +7,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from ringrift_sync_dagster.agent.forwarding import Forward
 from ringrift_sync_dagster.agent.serve import DEFAULT_PORT, run_agent
+from ringrift_sync_dagster.core.model import is_node_name
 from ringrift_sync_dagster.errors import SyncError
+from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.transports.networks import DEFAULT_TRUSTED
 
 _CANNOT_RUN = 2
@@ -36,6 +40,7 @@ def run(arguments: Sequence[str] | None) -> int:
             trusted_networks=args.trusted_network or DEFAULT_TRUSTED,
             revoked=args.revoked,
             is_ephemeral=args.ephemeral,
+            forward=_forward(parser, args),
         )
     except (SyncError, ValueError, OSError) as error:
         sys.stderr.write(f"the agent cannot run: {error}\n")
@@ -58,4 +63,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--incoming", type=Path, help="where pushed artifacts land; by default in scratch")
     parser.add_argument("--state-url", help="the agent's state database; by default a SQLite file in scratch")
     parser.add_argument("--ephemeral", action="store_true", help="this node may vanish; its receipts say so")
+    parser.add_argument("--forward-to", metavar="NAME=URL", help="the coordinator's agent, for packs of others")
+    parser.add_argument("--forward-fingerprint", default="", help="SHA-256 of its certificate, with https")
+    parser.add_argument("--token", type=Path, help="this node's token, with scope relay; goes with --forward-to")
     return parser
+
+
+def _forward(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Forward | None:
+    if args.forward_to is None:
+        return None
+    name, _, url = args.forward_to.partition("=")
+    parts = urlsplit(url)
+    if not (is_node_name(name) and parts.scheme in {"http", "https"} and parts.hostname and parts.port):
+        parser.error("--forward-to is NAME=http(s)://address:port of the coordinator's agent")
+    if args.token is None or (parts.scheme == "https") != bool(args.forward_fingerprint):
+        parser.error("--forward-to needs --token, and https goes with --forward-fingerprint")
+    owner = Node(
+        name, "", "", tailscale_ip=parts.hostname, agent_port=parts.port, tls_fingerprint=args.forward_fingerprint
+    )
+    return Forward(owner, args.token)

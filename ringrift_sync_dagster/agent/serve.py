@@ -28,6 +28,7 @@ from ringrift_sync_dagster.agent.auth import Authenticator, RevokedIds
 from ringrift_sync_dagster.agent.calls import Calls
 from ringrift_sync_dagster.agent.downloads import Downloads
 from ringrift_sync_dagster.agent.events import EventDesk
+from ringrift_sync_dagster.agent.forwarding import Forward, Forwarder
 from ringrift_sync_dagster.agent.heartbeats import HeartbeatDesk
 from ringrift_sync_dagster.agent.incoming import Incoming
 from ringrift_sync_dagster.agent.limits import Limits
@@ -79,6 +80,7 @@ class AgentConfig:
         merge_into: The root of the canonical store, on the coordinator only: packs that are pushed are merged into it
             at once. It goes with ``state_url``, and ``incoming`` lies below it. None: passes merge them.
         hosts: The inventory, on the coordinator only: heartbeats are answered with peers from it.
+        forward: Where packs of others are brought; None: they wait here until they are asked for.
 
     """
 
@@ -98,6 +100,7 @@ class AgentConfig:
     is_ephemeral: bool = False
     merge_into: Path | None = None
     hosts: Path | None = None
+    forward: Forward | None = None
 
     @property
     def scratch_dir(self) -> Path:
@@ -123,6 +126,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
     is_ephemeral: bool = False,
     merge_into: Path | None = None,
     hosts: Path | None = None,
+    forward: Forward | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run an agent until SIGTERM or SIGINT.
@@ -152,6 +156,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
         is_ephemeral=is_ephemeral,
         merge_into=merge_into,
         hosts=hosts,
+        forward=forward,
     )
     with _only_one(make_dirs(config.scratch_dir)), logging_aside():
         asyncio.run(_serve(config, on_ready))
@@ -199,8 +204,9 @@ async def running(config: AgentConfig) -> AsyncIterator[str]:
         await runner.setup()
         server = LimitedServer(runner, parts.metrics, config.limits.connections)
         sock = await server.listen(config.host, config.port, context)
-        if parts.merger is not None:
-            parts.merger.start()
+        for worker in (parts.merger, parts.forwarder):
+            if worker is not None:
+                worker.start()
         with watching(parts.metrics):
             yield _url(sock, secure=has_tls)
     finally:
@@ -218,12 +224,15 @@ def _build(config: AgentConfig) -> Parts:
     limits, metrics = config.limits, Metrics()
     root_names = [str(path) for path in config.roots]
     calls = Calls(root_names, str(scratch), limits, metrics)
+    trusted = TrustedNetworks(config.trusted_networks)
     landing = config.incoming or scratch / "incoming"
     incoming = Incoming(landing)
     taken_in = config.incoming is not None or config.coordinator_key is not None
     merger = _merger(config, metrics)
+    forwarder = None if config.forward is None else Forwarder(config.forward, config.node_id, landing, trusted)
+    listener = merger or forwarder
     uploads = Uploads(
-        incoming, receipts, limits, metrics, taken_in=taken_in, arrived=None if merger is None else merger.arrived
+        incoming, receipts, limits, metrics, taken_in=taken_in, arrived=None if listener is None else listener.arrived
     )
     return Parts(
         node_id=config.node_id,
@@ -232,13 +241,14 @@ def _build(config: AgentConfig) -> Parts:
         metrics=metrics,
         downloads=Downloads(Catalogue(artifacts, Roots(root_names), landing), limits, metrics),
         uploads=uploads,
-        pulls=Pulls(incoming, uploads, receipts, limits, metrics, TrustedNetworks(config.trusted_networks)),
+        pulls=Pulls(incoming, uploads, receipts, limits, metrics, trusted),
         calls=calls,
         manifest=Manifest(calls, limits, metrics),
         receipts=receipts,
         events=EventDesk(shared, config.node_id, limits),
         heartbeats=HeartbeatDesk(shared, config.node_id, limits, metrics, config.hosts),
         merger=merger,
+        forwarder=forwarder,
     )
 
 
@@ -255,6 +265,8 @@ async def _close(parts: Parts) -> None:
     await parts.calls.close()
     if parts.merger is not None:
         await asyncio.to_thread(parts.merger.close)
+    if parts.forwarder is not None:
+        await parts.forwarder.close()
     await parts.manifest.close()
     await parts.downloads.close()
     await parts.receipts.close()

@@ -12,6 +12,7 @@ from ringrift_sync_dagster.cli.lazy import CONTEXT
 from ringrift_sync_dagster.cli.session import Session, verb
 
 if TYPE_CHECKING:
+    from ringrift_sync_dagster.agent.forwarding import Forward
     from ringrift_sync_dagster.settings.identity import CoordinatorKey
     from ringrift_sync_dagster.settings.inventory import Inventory, Node
     from ringrift_sync_dagster.settings.settings import Settings
@@ -92,6 +93,7 @@ def agent(  # noqa: PLR0913, PLR0917 - one for each option
         revoked=revoked or settings.home / "keys" / REVOKED_NAME,
         # Of a node that no inventory knows nobody can promise that it stays.
         is_ephemeral=node is None or node.is_ephemeral,
+        forward=_forward(settings, inventory, node),
         **_as_owner(settings, node),
     )
     return 0
@@ -122,6 +124,16 @@ def _as_owner(settings: Settings, node: Node | None) -> _OwnerOptions:
     if (settings.home / "keys" / PRIVATE_NAME).is_file():
         owner["coordinator_key"] = load_coordinator_key(settings.home / "keys")
     return owner
+
+
+def _forward(settings: Settings, inventory: Inventory | None, node: Node | None) -> Forward | None:
+    """A node that stays brings packs of others to the coordinator, once it has a token."""
+    from ringrift_sync_dagster.agent.forwarding import Forward
+
+    owner = None if inventory is None else inventory.coordinator
+    if owner is None or node is None or node.is_coordinator or node.is_ephemeral or not owner.own_addresses:
+        return None
+    return Forward(owner, settings.token_file) if settings.token_file.is_file() else None
 
 
 def _roots(settings: Settings, node: Node | None) -> list[Path]:

@@ -108,6 +108,7 @@ def test_while_a_pass_has_the_lease_the_pack_is_left_and_taken_in_once_by_whoeve
     assert len(pending(state)) == 1
 
 
+@pytest.mark.cluster
 def test_a_bad_pack_goes_to_quarantine_and_the_next_one_is_merged(owner: AgentProcess, tmp_path: Path) -> None:
     bad = Packed("ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb", b"a", ())
     with owner:

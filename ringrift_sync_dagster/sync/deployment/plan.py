@@ -207,7 +207,8 @@ def agent_arguments(wanted: Wanted, found: Found) -> list[str]:
     pairs += [("--host", listens.host), ("--port", str(wanted.node.agent_port))]
     pairs += [("--public-key", f"{keys}/{PUBLIC_KEY}"), ("--revoked", f"{keys}/{REVOKED}")]
     pairs += [("--trusted-network", network) for network in wanted.networks]
-    return ["--node", wanted.node.name, *(word for pair in pairs for word in pair), *tls]
+    stays = ["--ephemeral"] if wanted.node.is_ephemeral else []
+    return ["--node", wanted.node.name, *(word for pair in pairs for word in pair), *tls, *stays]
 
 
 def systemd_word(text: str) -> str:
