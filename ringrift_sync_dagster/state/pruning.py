@@ -12,6 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from ringrift_sync_dagster.core.retention import CHANGES, EVENTS, FORECASTS, MARKS, TRANSFERS
+from ringrift_sync_dagster.state.events import OTHER_IDS
 from ringrift_sync_dagster.state.schema import changes, event_cursors, events, forecasts, marks, transfers
 from ringrift_sync_dagster.state.store import StateStore
 
@@ -50,7 +51,8 @@ def _rules(now: float) -> Mapping[str, tuple[sa.Table, sa.ColumnElement[bool]]]:
     has_checks = sa.cast(changes.c.checks, sa.Text) != "{}"
     newest_verdicts = sa.select(sa.func.max(changes.c.id)).where(has_checks).group_by(*per_partition)
     # No subscriber: nobody waits for any event.
-    read_by_all = sa.select(sa.func.min(event_cursors.c.event_id)).scalar_subquery()
+    of_events = ~event_cursors.c.subscriber.startswith(OTHER_IDS, autoescape=True)
+    read_by_all = sa.select(sa.func.min(event_cursors.c.event_id)).where(of_events).scalar_subquery()
     return {
         "transfers": (
             transfers,

@@ -22,7 +22,7 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.new_games import watch_new_games
 from ringrift_sync_dagster.state.transfers import mark_abandoned
 from ringrift_sync_dagster.sync.announcing import Announcer, is_asked_for
-from ringrift_sync_dagster.sync.held import Brought, bring_held
+from ringrift_sync_dagster.sync.held import Brought, bring_held, bring_of_silent
 from ringrift_sync_dagster.sync.movers import MOVERS
 from ringrift_sync_dagster.sync.passes import SURVEYS, Order, Pass
 from ringrift_sync_dagster.sync.report import CollectReport, Outcome, failure_of
@@ -109,6 +109,10 @@ def move(runtime: Runtime, request: Request, *, settled: bool = False) -> dict[D
         ThreadPoolExecutor(runtime.settings.max_concurrent_syncs, thread_name_prefix="move") as pool,
     ):
         outcomes, notes = Pass(runtime, movers, order, surveyors, pool, announcer.moved).run()
+    if order.up and not order.recover and DataType.GAMES in movers:
+        silent = {outcome.partition.node for outcome in outcomes if outcome.failure is not None}
+        if silent:
+            notes += [(DataType.GAMES, note) for note in bring_of_silent(runtime, silent, request.trigger)]
     games = _canonical_games(runtime, order.configs) if DataType.GAMES in movers else {}
     told = [
         replace(outcome, canonical_games=games[outcome.partition.config])

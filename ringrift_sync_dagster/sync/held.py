@@ -7,18 +7,22 @@ receipt; it may be all that is left of a node that died. Only agents can hold, s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ringrift_sync_dagster.core.bandwidth import TransferPriority
+from ringrift_sync_dagster.core.escalation import Rung
 from ringrift_sync_dagster.core.model import Artifact
 from ringrift_sync_dagster.errors import ArtifactGoneError, RungUnusableError, SyncError, TransferUnderWayError
 from ringrift_sync_dagster.intake.sweep import sweep
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state.admission import TransferRequest
+from ringrift_sync_dagster.state.held_places import HeldPlace, place_of, set_place
+from ringrift_sync_dagster.state.nodes import DOWN, node_rows
 from ringrift_sync_dagster.state.receipts import has_receipt
 from ringrift_sync_dagster.storage.files import make_dirs
 from ringrift_sync_dagster.sync.report import Note
@@ -28,9 +32,13 @@ from ringrift_sync_dagster.transports.p2p_http import P2PHttpTransport
 
 ASK_SECONDS: Final = 30.0
 FETCH_SECONDS: Final = 1800.0
+AGAIN_SECONDS: Final = 30.0
 HELD: Final = "held"
+_HOUR: Final = 3600.0
 _PAGES: Final = 10_000
 """Pages of receipts of one node, at most: one that never ends stops there."""
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +68,64 @@ def bring_held(runtime: Runtime, nodes: Sequence[Node], trigger: str) -> list[Br
     """
     asked = [node for node in nodes if not node.is_coordinator]
     with ThreadPoolExecutor(runtime.settings.max_concurrent_syncs, thread_name_prefix="held") as pool:
-        brought = list(pool.map(lambda node: _bring(runtime, node, trigger), asked))
+        brought = list(pool.map(lambda node: _bring(runtime, node, trigger)[0], asked))
     if any(note.code == HELD for one in brought for note in one.notes):
         sweep(runtime.intake, runtime.rows, trigger)
     return brought
 
 
-def _bring(runtime: Runtime, node: Node, trigger: str) -> Brought:
-    """Fetch what one node holds into ``incoming/<origin>/``."""
+def bring_of_silent(runtime: Runtime, silent: Collection[str], trigger: str) -> list[Note]:
+    """While nodes are silent, fetch what nodes that stay hold of others and the owner has no receipt for.
+
+    Each of them is asked for what is new since the last time, at most every ``AGAIN_SECONDS``, whoever passes; the
+    first time in each hour for everything, because a node may have lost its count. What fails is tried again.
+
+    Raises:
+        StateError: The state database cannot be used.
+
+    """
+    down = {row.name for row in node_rows(runtime.state) if row.status == DOWN}
+    if down.isdisjoint(silent):
+        return []
+    now = clock.wall()
+    holders = [
+        place_of(runtime.state, node.name)
+        for node in runtime.nodes()
+        if not node.is_ephemeral and node.name not in down and Rung.P2P in runtime.ladder.rungs_of(node)
+    ]
+    due = [place for place in holders if not 0 <= now - place.at < AGAIN_SECONDS]
+    for place in due:  # first of all, so that no other process asks too
+        set_place(runtime.state, replace(place, at=now))
+    if not due:
+        return []
+    with ThreadPoolExecutor(runtime.settings.max_concurrent_syncs, thread_name_prefix="held") as pool:
+        brought = list(pool.map(lambda place: _bring_newer(runtime, place, now, trigger), due))
+    notes = [note for one in brought for note in one.notes if note.code == HELD]
+    if notes:
+        sweep(runtime.intake, runtime.rows, trigger)
+    return notes
+
+
+def _bring_newer(runtime: Runtime, place: HeldPlace, now: float, trigger: str) -> Brought:
+    after = place.receipt_id if now // _HOUR == place.at // _HOUR else 0
+    brought, last = _bring(runtime, runtime.inventory.nodes[place.holder], trigger, after)
+    if brought.error is None:
+        set_place(runtime.state, HeldPlace(place.holder, last, now))
+    else:
+        _LOG.warning("holder=%s error=%s", place.holder, brought.error)
+    return brought
+
+
+def _bring(runtime: Runtime, node: Node, trigger: str, after: int = 0) -> tuple[Brought, int]:
+    """Fetch what one node holds into ``incoming/<origin>/``; give the id of its last receipt too."""
+    last = after
     notes: list[Note] = []
     error: SyncError | None = None
     try:
         with contextlib.closing(runtime.ladder.agent_of(node)) as agent:
-            for held in held_by(agent):
-                if has_receipt(runtime.state, held.sha256, runtime.intake.owner):
+            for held in held_by(agent, after):
+                last = max(last, held.id)
+                if held.origin == runtime.intake.owner or has_receipt(runtime.state, held.sha256, runtime.intake.owner):
                     continue
                 try:
                     _fetch(runtime, agent, node, held, trigger)
@@ -85,7 +137,7 @@ def _bring(runtime: Runtime, node: Node, trigger: str) -> Brought:
         notes.append(Note(node.name, "incoming", "no_agent", f"what it holds of others is not known: {raised}"))
     except SyncError as raised:
         error = raised
-    return Brought(node.name, tuple(notes), error)
+    return Brought(node.name, tuple(notes), error), last
 
 
 def _fetch(runtime: Runtime, agent: P2PHttpTransport, node: Node, held: Held, trigger: str) -> None:
@@ -104,14 +156,13 @@ def _fetch(runtime: Runtime, agent: P2PHttpTransport, node: Node, held: Held, tr
         transfer.done(moved)
 
 
-def held_by(agent: P2PHttpTransport) -> Iterator[Held]:
-    """Give everything that an agent has a receipt for, page by page.
+def held_by(agent: P2PHttpTransport, after: int = 0) -> Iterator[Held]:
+    """Give everything that an agent has a receipt for, page by page; only those with a larger id than ``after``.
 
     Raises:
         SyncError: The agent could not be asked.
 
     """
-    after = 0
     for _ in range(_PAGES):
         page = agent.held(after, deadline=clock.Deadline.after(ASK_SECONDS))
         yield from page

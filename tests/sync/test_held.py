@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ringrift_sync_dagster.core.model import Artifact
+from ringrift_sync_dagster.core.model import Artifact, DataType
 from ringrift_sync_dagster.core.retention import DAY, Kind
 from ringrift_sync_dagster.node.pack import Request as PackRequest
 from ringrift_sync_dagster.node.pack import make_pack
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.state.receipts import Receipt, add_receipt, has_receipt, receipts_of
+from ringrift_sync_dagster.sync.collect import Request, move
 from ringrift_sync_dagster.sync.held import bring_held, held_by
 from ringrift_sync_dagster.sync.retention import keep
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -100,6 +101,20 @@ def test_without_recovery_nobody_is_asked_for_what_it_holds(field_: Field) -> No
     passed(field_, A, B)
 
     assert games(field_.canonical(CONFIG)) == {}
+
+
+@pytest.mark.cluster
+def test_while_a_node_is_silent_nodes_that_stay_are_asked_for_what_they_hold_of_it(field_: Field) -> None:
+    stays = next(node for node in (A, B) if not field_.cluster.inventory.nodes[node].is_ephemeral)
+    hand_over(field_, stays, DEAD, "kept-1", "kept-2")
+    with Runtime.open(field_.settings) as runtime:
+        reports = [
+            move(runtime, Request([DataType.GAMES], [CONFIG], [DEAD], "test", down=False))[DataType.GAMES]
+            for _ in range(2)
+        ]
+
+    assert set(games(field_.canonical(CONFIG))) == {"kept-1", "kept-2"}
+    assert [[(note.node, note.code) for note in report.notes] for report in reports] == [[(stays, "held")], []]
 
 
 @pytest.mark.cluster
