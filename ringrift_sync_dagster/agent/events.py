@@ -37,6 +37,7 @@ OF_THE_OWNER: Final = frozenset(
         DataEventType.MODEL_DISTRIBUTION_COMPLETE,
         DataEventType.MODEL_DISTRIBUTION_FAILED,
         DataEventType.ORPHAN_GAMES_REGISTERED,
+        DataEventType.GAMES_LOST,
         DataEventType.SYNC_NODE_UNREACHABLE,
         DataEventType.NODE_RECOVERED,
         DataEventType.CIRCUIT_OPENED,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ringrift_sync_dagster.settings.inventory import Inventory
     from ringrift_sync_dagster.settings.settings import Settings
     from ringrift_sync_dagster.state.nodes import NodeRow
+    from ringrift_sync_dagster.state.risks import Risk
     from ringrift_sync_dagster.state.store import StateStore
     from ringrift_sync_dagster.state.transfers import Transfer
     from ringrift_sync_dagster.sync.daemons import Daemon
@@ -68,6 +69,8 @@ class Snapshot:
         nodes: What is known of each node.
         partitions: What changed.
         transfers: What runs or waits.
+        risks: What nodes say is on them alone.
+        lost: How many games went with each node that is gone.
 
     """
 
@@ -77,6 +80,8 @@ class Snapshot:
     nodes: Sequence[NodeRow]
     partitions: Sequence[PartitionRow]
     transfers: Sequence[Transfer]
+    risks: Sequence[Risk]
+    lost: Mapping[str, int]
 
 
 class Seconds(click.FloatRange):
@@ -140,14 +145,18 @@ def look(settings: Settings, inventory: Inventory, state: StateStore) -> Snapsho
     """
     from ringrift_sync_dagster.state.backpressure import current
     from ringrift_sync_dagster.state.nodes import node_rows
+    from ringrift_sync_dagster.state.risks import every
     from ringrift_sync_dagster.state.transfers import transfer_rows
+    from ringrift_sync_dagster.storage.layout import Layout
     from ringrift_sync_dagster.sync.daemons import daemons
+    from ringrift_sync_dagster.sync.losses import known_losses
     from ringrift_sync_dagster.sync.pressure import shown
     from ringrift_sync_dagster.sync.runtime import owner_of
 
     return Snapshot(
         state.name, daemons(settings, inventory, state), shown(current(state, owner_of(settings, inventory))),
-        node_rows(state), partition_rows(state), transfer_rows(state, running=True),
+        node_rows(state), partition_rows(state), transfer_rows(state, running=True), every(state),
+        {loss.risk.node: loss.games for loss in known_losses(state, Layout(settings.root))},
     )  # fmt: skip
 
 
@@ -208,6 +217,16 @@ def listings(found: Snapshot) -> list[Listing]:
             empty="none was ever asked; `ringrift-sync sync` asks those of the inventory",
         ),
         Listing(
+            "at risk",
+            ("node", "games", "size", "oldest", "in outbox", "heartbeat", "state"),
+            [
+                (risk.node, risk.games, size(risk.bytes), "-" if risk.oldest_at is None else ago(risk.oldest_at),
+                 size(risk.outbox_bytes), ago(risk.at), _fate(risk, found.lost))
+                for risk in found.risks if risk.games or risk.lost_at is not None
+            ],
+            empty="no node says that a game is on it alone" if found.risks else "no node sent a heartbeat yet",
+        ),
+        Listing(
             "partitions",
             ("type", "partition", "new games", "canonical", "last change", "to record"),
             [
@@ -237,6 +256,13 @@ def last_lines(found: Snapshot) -> list[str]:
     return [*lines, f"{waiting} changes wait to be recorded; the next Dagster run does it"] if waiting else lines
 
 
+def _fate(risk: Risk, lost: Mapping[str, int]) -> str:
+    if risk.lost_at is None:
+        return "at risk"
+    count = lost.get(risk.node, 0)
+    return f"gone, {count} games are lost" if count else "gone, and everything that it had has come"
+
+
 def _error(node: NodeRow) -> str:
     return f"{ago(node.last_error_at)}: {node.last_error}" if node.last_error else ""
 
@@ -252,5 +278,6 @@ def as_json(found: Snapshot) -> dict[str, object]:
         "nodes": [asdict(node) for node in found.nodes],
         "partitions": [asdict(row) for row in found.partitions],
         "transfers": [asdict(row) for row in found.transfers],
+        "risks": [{**asdict(risk), "lost_games": found.lost.get(risk.node, 0)} for risk in found.risks],
         "changes_to_record": sum(row.pending for row in found.partitions),
     }

@@ -164,8 +164,12 @@ def cluster_data(context: dg.AssetExecutionContext, sync: SyncResource) -> Itera
     """
     selected = {data_type for data_type in ASSETS if dg.AssetKey(data_type.value) in context.selected_asset_keys}
     with sync.runtime() as runtime:
+        most = runtime.settings.ephemeral_max_data_age
         if not selected:
-            yield from _selected(context, chain(evaluations(runtime.state, ASSETS), [last_verdict(sync)]))
+            yield from _selected(
+                context,
+                chain(evaluations(runtime.state, ASSETS, most), [last_verdict(sync)]),
+            )
             return
         partitions = [Partition.parse(key) for key in context.partition_keys]
         if not partitions:
@@ -173,7 +177,7 @@ def cluster_data(context: dg.AssetExecutionContext, sync: SyncResource) -> Itera
         configs = sorted({partition.config for partition in partitions})
         nodes = sorted({partition.node for partition in partitions})
         recorded, reports = move_and_record(context, runtime, Request(sorted(selected), configs, nodes))
-        rest = evaluations(runtime.state, sorted(selected - recorded.partitions.keys()))
+        rest = evaluations(runtime.state, sorted(selected - recorded.partitions.keys()), most)
         yield from _selected(context, chain(rest, [last_verdict(sync)]))
         raise_if_failed(reports)
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from ringrift_sync_dagster.core.model import DataType, Partition
 from ringrift_sync_dagster.defs.freshness import freshness, freshness_spec
+from ringrift_sync_dagster.defs.risks import MAX_AGE_SECONDS, risk_evaluation, risk_spec
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.schema import changes
 from ringrift_sync_dagster.state.store import StateStore
@@ -162,16 +163,24 @@ def check_specs(data_types: Iterable[DataType]) -> list[dg.AssetCheckSpec]:
         for data_type in wanted
         for rule in RULES.get(data_type, ())
     ]
-    return rules + [freshness_spec(data_type) for data_type in wanted]
+    risks = [risk_spec()] if DataType.GAMES in wanted else []
+    return rules + [freshness_spec(data_type) for data_type in wanted] + risks
 
 
-def evaluations(state: StateStore, data_types: Iterable[DataType]) -> Iterator[dg.AssetCheckEvaluation]:
-    """Give one evaluation for each check of the data types: over the latest change of each partition, and freshness."""
+def evaluations(
+    state: StateStore, data_types: Iterable[DataType], max_age_seconds: float = MAX_AGE_SECONDS
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Give one evaluation for each check of the data types: over the latest change of each partition, and as of now.
+
+    ``max_age_seconds`` is the setting ``ephemeral_max_data_age``, for the check of the oldest unsaved game.
+    """
     for data_type in data_types:
         latest = _latest_changes(state, data_type)
         for rule in RULES.get(data_type, ()):
             yield _evaluation(data_type, rule, [_verdict(row, rule) for row in latest])
         yield freshness(state, data_type, clock.wall())
+        if data_type is DataType.GAMES:
+            yield risk_evaluation(state, clock.wall(), max_age_seconds)
 
 
 def _latest_changes(state: StateStore, data_type: DataType) -> list[Any]:

@@ -15,6 +15,7 @@ from pydantic import Field
 from ringrift_sync_dagster.defs.partitions import add_node_partitions
 from ringrift_sync_dagster.defs.recording import record_materializations
 from ringrift_sync_dagster.defs.resources import SyncResource
+from ringrift_sync_dagster.defs.risks import record_risks
 from ringrift_sync_dagster.defs.sensors import partition_nodes
 from ringrift_sync_dagster.defs.strategies import REASON_TAG, STRATEGY_TAG
 from ringrift_sync_dagster.errors import LeaseHeldError, SyncError
@@ -63,6 +64,7 @@ def look_at_ephemeral_nodes(context: dg.OpExecutionContext, config: LookConfig, 
             except LeaseHeldError as error:
                 context.log.info("nothing done: %s", error)
         _record(context, runtime)
+        record_risks(context, runtime)
 
 
 def _look(context: dg.OpExecutionContext, runtime: Runtime, looks: EphemeralLooks) -> int:
@@ -76,7 +78,9 @@ def _record(context: dg.OpExecutionContext, runtime: Runtime) -> None:
     if not pending(runtime.state, limit=1):
         return
     try:
-        record_materializations(context, runtime.state, wait_seconds=0.0)
+        record_materializations(
+            context, runtime.state, wait_seconds=0.0, max_age_seconds=runtime.settings.ephemeral_max_data_age
+        )
     except LeaseHeldError as error:
         context.log.debug("recorded by another process: %s", error)
 

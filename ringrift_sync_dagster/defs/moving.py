@@ -39,7 +39,7 @@ def move_and_record(context: Context, runtime: Runtime, request: Request) -> tup
     gone = () if nodes is None else tuple(node for node in nodes if node not in known)
     moved = move(runtime, replace(request, nodes=here, trigger=trigger_of(context)))
     reports = {data_type: _with_gone(data_type, report, request.configs, gone) for data_type, report in moved.items()}
-    recorded = record_materializations(context, runtime.state)
+    recorded = record_materializations(context, runtime.state, max_age_seconds=runtime.settings.ephemeral_max_data_age)
     for data_type, report in reports.items():
         if report.held:
             context.log.warning("%s: %d partitions are held by backpressure and move later", data_type, report.held)

@@ -11,11 +11,13 @@ import dagster as dg
 
 from ringrift_sync_dagster.core.events import DataEventType
 from ringrift_sync_dagster.defs.resources import SyncResource
+from ringrift_sync_dagster.defs.risks import loss_observation
 from ringrift_sync_dagster.defs.strategies import REASON_TAG, priority_sync
 from ringrift_sync_dagster.errors import SyncError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.events import publish
 from ringrift_sync_dagster.state.store import StateStore
+from ringrift_sync_dagster.sync.losses import find_losses, too_old
 from ringrift_sync_dagster.sync.orphans import PATHS_TOLD, Orphans, Watch, come, files_behind, grace_by_node
 
 NODE_TAG: Final = "ringrift/node"
@@ -38,14 +40,18 @@ def orphan_games_sensor(context: dg.SensorEvaluationContext, sync: SyncResource)
     try:
         with sync.runtime() as runtime:
             behind = files_behind(runtime)
+            losses = find_losses(runtime)
             orphans = watch.look(behind, now, grace_by_node(runtime))
+            late = too_old(runtime, now, runtime.settings.ephemeral_max_data_age)
+            orphans += [one for one in late if one.node not in {other.node for other in orphans}]
             _tell(runtime.state, orphans, told)
             recovered = []
             for node in sorted(set(told) - {one.node for one in orphans}):
-                paths = come(runtime, node, list(told[node].get("orphan_paths", ())), behind)
+                named = list(told[node].get("orphan_paths", ()))
+                paths = come(runtime, node, named, behind)
                 if paths is None:
                     continue
-                if paths:
+                if paths or not named:  # told by its heartbeat alone, and its next one says that they came
                     recovered.append(node)
                     _tell_recovered(runtime.state, node, told[node], paths)
                 del told[node]
@@ -54,9 +60,12 @@ def orphan_games_sensor(context: dg.SensorEvaluationContext, sync: SyncResource)
         return dg.SensorResult(skip_reason=f"nothing can be looked at: {error}", cursor=context.cursor)
     requests = [_request(one, watch.asked(one.node, now)) for one in orphans if watch.is_due(one.node, now)]
     cursor = json.dumps({**watch.as_json(), "told": told}, sort_keys=True)
+    lost = loss_observation(losses)
     if requests:
-        return dg.SensorResult(run_requests=requests, cursor=cursor)
-    return dg.SensorResult(skip_reason=_reason(len(behind), orphans, recovered, watch, now), cursor=cursor)
+        return dg.SensorResult(run_requests=requests, cursor=cursor, asset_events=lost)
+    words = _reason(len(behind), orphans, recovered, watch, now)
+    words += "".join(f"; {loss.risk.node} is gone with {loss.games} games: {loss.reason}" for loss in losses)
+    return dg.SensorResult(skip_reason=words, cursor=cursor, asset_events=lost)
 
 
 def _request(one: Orphans, count: int) -> dg.RunRequest:

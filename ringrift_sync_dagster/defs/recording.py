@@ -19,6 +19,7 @@ from ringrift_sync_dagster.defs.batching import Context, log_materializations
 from ringrift_sync_dagster.defs.checks import TABLE_ROWS, evaluations
 from ringrift_sync_dagster.defs.events import answer_event, changed_event
 from ringrift_sync_dagster.defs.partitions import add_node_partitions
+from ringrift_sync_dagster.defs.risks import MAX_AGE_SECONDS
 from ringrift_sync_dagster.node import faults
 from ringrift_sync_dagster.state.changes import mark_recorded, pending_groups
 from ringrift_sync_dagster.state.leases import hold
@@ -49,13 +50,19 @@ class Recorded:
     changes: int
 
 
-def record_materializations(context: Context, state: StateStore, wait_seconds: float = LEASE_WAIT_SECONDS) -> Recorded:
+def record_materializations(
+    context: Context,
+    state: StateStore,
+    wait_seconds: float = LEASE_WAIT_SECONDS,
+    max_age_seconds: float = MAX_AGE_SECONDS,
+) -> Recorded:
     """Write all pending changes into Dagster, whoever made them, and their checks; at least once.
 
     Args:
         context: The step.
         state: The shared facts.
         wait_seconds: How long to wait for another process that records.
+        max_age_seconds: The setting ``ephemeral_max_data_age``, for the check of the oldest unsaved game.
 
     Raises:
         LeaseHeldError: Another process records all that time; the changes stay pending for the next run.
@@ -69,7 +76,7 @@ def record_materializations(context: Context, state: StateStore, wait_seconds: f
         while groups := pending_groups(state, BATCH_CHANGES):
             add_node_partitions(context.instance, {group.node for group in groups})
             log_materializations(context, [changed_event(group) for group in groups])
-            record_checks(context, state, {DataType(group.data_type) for group in groups})
+            record_checks(context, state, {DataType(group.data_type) for group in groups}, max_age_seconds)
             faults.reached("record.before_mark")
             lease.check()
             change_ids = [change_id for group in groups for change_id in group.change_ids]
@@ -80,9 +87,11 @@ def record_materializations(context: Context, state: StateStore, wait_seconds: f
     return Recorded({data_type: frozenset(found) for data_type, found in partitions.items()}, count)
 
 
-def record_checks(context: Context, state: StateStore, data_types: Iterable[DataType]) -> None:
+def record_checks(
+    context: Context, state: StateStore, data_types: Iterable[DataType], max_age_seconds: float = MAX_AGE_SECONDS
+) -> None:
     """Write the verdict of each check of the data types; assets and loops alike call it."""
-    for evaluation in evaluations(state, sorted(data_types)):
+    for evaluation in evaluations(state, sorted(data_types), max_age_seconds):
         # Dagster's own annotation forgets this kind of event; its body takes it (measured with 1.13).
         context.log_event(evaluation)  # type: ignore[arg-type]
 

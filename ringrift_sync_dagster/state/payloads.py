@@ -177,6 +177,18 @@ class OrphanGamesRegistered(OrphanGames):
     """Such games have arrived and are merged."""
 
 
+class GamesLost(Payload):
+    """A node is gone with games that it said were on it alone, and that did not arrive: how many, and some ids."""
+
+    node: NodeName
+    games: Count
+    bytes: Count = 0
+    ids: Names = ()
+    last_heartbeat_at: float | None = None
+    oldest_at: float | None = None
+    reason: Text = ""
+
+
 class SyncStalled(Payload):
     """No byte arrived from a node for the transport's stall time."""
 
@@ -308,6 +320,7 @@ PAYLOADS: Final[Mapping[DataEventType, type[Payload]]] = MappingProxyType(
         DataEventType.MODEL_DISTRIBUTION_FAILED: ModelDistributionFailed,
         DataEventType.ORPHAN_GAMES_DETECTED: OrphanGamesDetected,
         DataEventType.ORPHAN_GAMES_REGISTERED: OrphanGamesRegistered,
+        DataEventType.GAMES_LOST: GamesLost,
         DataEventType.SYNC_STALLED: SyncStalled,
         DataEventType.SYNC_CHECKSUM_FAILED: SyncChecksumFailed,
         DataEventType.SYNC_NODE_UNREACHABLE: SyncNodeUnreachable,

@@ -75,14 +75,27 @@ def put(store: StateStore, risk: Risk) -> None:
 
 
 def every(store: StateStore) -> list[Risk]:
-    """Give what each node said last, by name.
+    """Give what each node said last, by name, without the ids: they are many, and this is asked every few seconds.
+
+    Raises:
+        StateError: The database cannot be read.
+
+    """
+    columns = [column for column in risks.c if column.name != "ids"]
+    with store.read() as connection:
+        return [Risk(**row) for row in connection.execute(sa.select(*columns).order_by(risks.c.node)).mappings()]
+
+
+def risk_of(store: StateStore, node: str) -> Risk | None:
+    """Give what a node said last, with the ids; None where it never said anything.
 
     Raises:
         StateError: The database cannot be read.
 
     """
     with store.read() as connection:
-        return [Risk(**row) for row in connection.execute(sa.select(risks).order_by(risks.c.node)).mappings()]
+        row = connection.execute(sa.select(risks).where(risks.c.node == node)).mappings().first()
+    return None if row is None else Risk(**row)
 
 
 def oldest(store: StateStore) -> Risk | None:

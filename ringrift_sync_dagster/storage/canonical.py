@@ -84,6 +84,12 @@ class CanonicalStore:
             known = canonical.known_identities(conn, sorted({game_id for game_id, _ in listed})) if conn else {}
         return {(game_id, identity) for game_id, identity in listed if identity in known.get(game_id, ())}
 
+    def known(self, config: str, ids: Sequence[str]) -> set[str]:
+        """Of games by their original ids, those that the store holds, under whatever id."""
+        with self._read(config) as conn:
+            found = canonical.known_identities(conn, list(ids)) if conn else {}
+        return {game_id for game_id, identities in found.items() if identities}
+
     def differing(self, config: str, node: str, told: Mapping[str, str]) -> list[str]:
         """Of games that a node told as id to annotation digest, those whose annotation the store has not met."""
         with self._read(config) as conn:

@@ -22,7 +22,7 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state.admission import TransferRequest
 from ringrift_sync_dagster.state.held_places import HeldPlace, place_of, set_place
-from ringrift_sync_dagster.state.nodes import DOWN, node_rows
+from ringrift_sync_dagster.state.nodes import DOWN, UP, node_rows
 from ringrift_sync_dagster.state.receipts import has_receipt
 from ringrift_sync_dagster.storage.files import make_dirs
 from ringrift_sync_dagster.sync.report import Note
@@ -75,7 +75,7 @@ def bring_held(runtime: Runtime, nodes: Sequence[Node], trigger: str) -> list[Br
 
 
 def bring_of_silent(runtime: Runtime, silent: Collection[str], trigger: str) -> list[Note]:
-    """While nodes are silent, fetch what nodes that stay hold of others and the owner has no receipt for.
+    """While nodes are silent, fetch what agents of nodes that stay hold of others and the owner has no receipt for.
 
     Each of them is asked for what is new since the last time, at most every ``AGAIN_SECONDS``, whoever passes; the
     first time in each hour for everything, because a node may have lost its count. What fails is tried again.
@@ -84,14 +84,16 @@ def bring_of_silent(runtime: Runtime, silent: Collection[str], trigger: str) -> 
         StateError: The state database cannot be used.
 
     """
-    down = {row.name for row in node_rows(runtime.state) if row.status == DOWN}
+    rows = node_rows(runtime.state)
+    down = {row.name for row in rows if row.status == DOWN}
+    has_agent = {row.name for row in rows if row.status == UP and row.transport == Rung.P2P}
     if down.isdisjoint(silent):
         return []
     now = clock.wall()
     holders = [
         place_of(runtime.state, node.name)
         for node in runtime.nodes()
-        if not node.is_ephemeral and node.name not in down and Rung.P2P in runtime.ladder.rungs_of(node)
+        if not node.is_ephemeral and node.name in has_agent
     ]
     due = [place for place in holders if not 0 <= now - place.at < AGAIN_SECONDS]
     for place in due:  # first of all, so that no other process asks too

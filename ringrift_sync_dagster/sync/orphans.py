@@ -75,14 +75,14 @@ class Orphans:
     @property
     def configs(self) -> tuple[str, ...]:
         """Of which configs."""
-        return tuple(sorted({file.config for file in self.files}))
+        return tuple(sorted({file.config for file in self.files if file.config}))
 
     def payload(self) -> dict[str, Any]:
         """Give it as the payload of ORPHAN_GAMES_DETECTED."""
         return {
             "source_node": self.node,
             "orphan_count": self.games,
-            "orphan_paths": [file.path for file in self.files[:PATHS_TOLD]],
+            "orphan_paths": [file.path for file in self.files[:PATHS_TOLD] if file.path],
             "config_keys": list(self.configs),
             "total_bytes": sum(file.size_bytes for file in self.files),
         }

@@ -13,7 +13,7 @@ from ringrift_sync_dagster.settings.identity import CoordinatorKey, issue_token
 from ringrift_sync_dagster.state.measures import record_round_trips
 from ringrift_sync_dagster.state.nodes import seen
 from ringrift_sync_dagster.state.receipts import Receipt, add_receipt
-from ringrift_sync_dagster.state.risks import every
+from ringrift_sync_dagster.state.risks import every, risk_of
 from ringrift_sync_dagster.state.store import StateStore
 from tests.agent.agents import AgentProcess
 
@@ -69,7 +69,8 @@ def test_what_a_node_says_is_in_the_shared_database_and_in_the_metrics(hub: Agen
     answer = beat(hub, "vast-1")
 
     assert answer.status_code == 200, answer.text
-    (risk,) = [one for one in every(state) if one.node == "vast-1"]
+    risk = risk_of(state, "vast-1")
+    assert risk is not None
     assert (risk.games, risk.bytes, list(risk.ids), risk.outbox_bytes, risk.outbox_packs) == (
         2,
         900,

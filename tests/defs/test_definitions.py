@@ -22,6 +22,7 @@ NAMES = {
         "games:counts_reconcile",
         "games:fresh_per_config",
         "games:no_moveless_games",
+        "games:oldest_unsaved_game",
         "games:written_games_are_sound",
         "models:digests_agree_with_receipts",
         "models:fresh_per_config",

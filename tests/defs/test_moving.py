@@ -90,7 +90,7 @@ def test_every_check_of_the_asset_has_a_verdict_also_when_nothing_changed(
 
         assert result.success
         names = ["archives_can_be_restored", "counts_reconcile", "fresh_per_config"]
-        names += ["no_moveless_games", "written_games_are_sound"]
+        names += ["no_moveless_games", "oldest_unsaved_game", "written_games_are_sound"]
         assert verdicts == dict.fromkeys(names, True)
 
 

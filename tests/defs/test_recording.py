@@ -180,6 +180,7 @@ def test_a_game_that_was_set_aside_for_its_missing_moves_is_a_warning(state: Sta
         "no_moveless_games": (False, "WARN"),
         "counts_reconcile": (True, "WARN"),
         "fresh_per_config": (True, "WARN"),
+        "oldest_unsaved_game": (True, "ERROR"),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ringrift_sync_dagster.state.risks import MAX_IDS, Risk, every, give_up, oldest, put
+from ringrift_sync_dagster.state.risks import MAX_IDS, Risk, every, give_up, oldest, put, risk_of
 from ringrift_sync_dagster.state.store import StateStore
 
 
@@ -13,7 +13,9 @@ def test_the_last_word_of_a_node_counts(store: StateStore) -> None:
     put(store, Risk("vast-2", 1, 50, ["c"], 5.0, at=20.0))
     put(store, Risk("vast-1", 0, 0, [], None, at=30.0))
 
-    assert every(store) == [Risk("vast-1", ids=[], at=30.0), Risk("vast-2", 1, 50, ["c"], 5.0, at=20.0)]
+    assert every(store) == [Risk("vast-1", at=30.0), Risk("vast-2", 1, 50, (), 5.0, at=20.0)]
+    assert risk_of(store, "vast-2") == Risk("vast-2", 1, 50, ["c"], 5.0, at=20.0)
+    assert risk_of(store, "vast-3") is None
     found = oldest(store)
     assert found is not None
     assert (found.node, found.age(25.0), found.age(305.0)) == ("vast-2", 20.0, 300.0)

@@ -107,6 +107,7 @@ def test_without_recovery_nobody_is_asked_for_what_it_holds(field_: Field) -> No
 def test_while_a_node_is_silent_nodes_that_stay_are_asked_for_what_they_hold_of_it(field_: Field) -> None:
     stays = next(node for node in (A, B) if not field_.cluster.inventory.nodes[node].is_ephemeral)
     hand_over(field_, stays, DEAD, "kept-1", "kept-2")
+    passed(field_, stays)  # it is known to have an agent
     with Runtime.open(field_.settings) as runtime:
         reports = [
             move(runtime, Request([DataType.GAMES], [CONFIG], [DEAD], "test", down=False))[DataType.GAMES]

@@ -1,0 +1,136 @@
+"""What is on a node alone, and what went with a node: the numbers, the rule, and the report.
+
+A node is gone with what it had when the inventory calls it inactive (or does not have it any more), or when it sent no
+heartbeat for ``GONE_SECONDS`` and does not answer either. What is known to be lost are the games of its last heartbeat
+that did not arrive since, in the canonical or the evaluation store or in quarantine; what comes later is found again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ringrift_sync_dagster.core.events import DataEventType
+from ringrift_sync_dagster.node.patterns import CONFIGS
+from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.settings.inventory import Inventory
+from ringrift_sync_dagster.state.event_fields import MAX_NAMES
+from ringrift_sync_dagster.state.events import publish
+from ringrift_sync_dagster.state.nodes import DOWN, node_rows
+from ringrift_sync_dagster.state.risks import Risk, every, give_up, risk_of
+from ringrift_sync_dagster.state.store import StateStore
+from ringrift_sync_dagster.storage.canonical import CanonicalStore
+from ringrift_sync_dagster.storage.layout import Layout
+from ringrift_sync_dagster.storage.quarantine import Quarantine
+from ringrift_sync_dagster.sync.orphans import Behind, Orphans
+from ringrift_sync_dagster.sync.runtime import Runtime
+
+GONE_SECONDS: Final = 600.0
+"""So long without a heartbeat and without an answer: two times the oldest age that data may have."""
+_SPEAKS_SECONDS: Final = 60.0
+"""A heartbeat so young says that the node is there, whatever the inventory says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What is known to be lost with a node.
+
+    Args:
+        risk: What it said last.
+        ids: The games of its last heartbeat that did not arrive; at most as many as it named.
+        reason: Why it counts as gone.
+
+    """
+
+    risk: Risk
+    ids: tuple[str, ...]
+    reason: str = ""
+
+    @property
+    def games(self) -> int:
+        """How many games: those by name, and those beyond the bound of the heartbeat that nobody can name."""
+        return len(self.ids) + max(0, self.risk.games - len(self.risk.ids))
+
+    def payload(self) -> dict[str, Any]:
+        """Give it as the payload of GAMES_LOST."""
+        told = self.risk
+        return {
+            "node": told.node, "games": self.games, "bytes": told.bytes if self.games else 0,
+            "ids": [one for one in self.ids if len(one) <= _ID_CHARS][:MAX_NAMES], "last_heartbeat_at": told.at,
+            "oldest_at": told.oldest_at, "reason": self.reason,
+        }  # fmt: skip
+
+
+_ID_CHARS: Final = 200
+
+
+def find_losses(runtime: Runtime) -> list[Loss]:
+    """Give up what went with nodes that are gone now, publish GAMES_LOST for each, once; give what is new.
+
+    Raises:
+        StateError: The state database cannot be used.
+        CanonicalStoreError: A merged database cannot be read: nothing is called lost before it can.
+
+    """
+    found = []
+    for name, reason in _gone(runtime.state, runtime.inventory, clock.wall()):
+        risk = risk_of(runtime.state, name)
+        if risk is None:
+            continue
+        loss = Loss(risk, lost_ids(runtime.layout, risk), reason)
+        if give_up(runtime.state, risk, clock.wall()):
+            if loss.games:
+                publish(runtime.state, DataEventType.GAMES_LOST, loss.payload())
+            found.append(loss)
+    return found
+
+
+def known_losses(state: StateStore, layout: Layout) -> list[Loss]:
+    """Give what is lost as of now: what arrived after it was given up is not.
+
+    Raises:
+        SyncError: A database cannot be read.
+
+    """
+    names = [risk.node for risk in every(state) if risk.lost_at is not None]
+    given_up = [risk for name in names if (risk := risk_of(state, name)) is not None]
+    return [loss for loss in (Loss(risk, lost_ids(layout, risk)) for risk in given_up) if loss.games]
+
+
+def lost_ids(layout: Layout, risk: Risk) -> tuple[str, ...]:
+    """Give the games of a heartbeat that the owner does not have, nowhere."""
+    left = list(risk.ids)
+    for store in (CanonicalStore(layout), CanonicalStore(layout, evaluation=True)):
+        for config in CONFIGS:
+            left = [one for one in left if one not in store.known(config, left)] if left else []
+    if left and layout.quarantine.is_dir():
+        aside = {entry.name.rpartition("~")[0] for entry in Quarantine(layout.quarantine).entries()}
+        left = [one for one in left if one not in aside]
+    return tuple(left)
+
+
+def too_old(runtime: Runtime, now: float, most_seconds: float) -> list[Orphans]:
+    """Give the nodes whose own word says that a game of theirs has been on them alone for too long."""
+    return [
+        Orphans(risk.node, (Behind(risk.node, "", "", "heartbeat", risk.games, risk.bytes),), age)
+        for risk in every(runtime.state)
+        if risk.lost_at is None and (age := risk.age(now) or 0.0) > most_seconds and _is_collected(runtime, risk.node)
+    ]
+
+
+def _is_collected(runtime: Runtime, name: str) -> bool:
+    node = runtime.inventory.nodes.get(name)
+    return node is not None and node.collectable
+
+
+def _gone(state: StateStore, inventory: Inventory, now: float) -> Iterator[tuple[str, str]]:
+    risks = [risk for risk in every(state) if risk.lost_at is None and risk.games]
+    down = {row.name for row in node_rows(state) if row.status == DOWN} if risks else set()
+    for risk in risks:
+        silent = max(0.0, now - risk.at)
+        node = inventory.nodes.get(risk.node)
+        if (node is None or not node.active) and silent > _SPEAKS_SECONDS:
+            yield risk.node, "it left the inventory" if node is None else f"its status is {node.status}"
+        elif silent > GONE_SECONDS and risk.node in down:
+            yield risk.node, f"no heartbeat for {silent:.0f} s, and it does not answer"
