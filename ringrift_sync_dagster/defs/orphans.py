@@ -17,7 +17,7 @@ from ringrift_sync_dagster.errors import SyncError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.events import publish
 from ringrift_sync_dagster.state.store import StateStore
-from ringrift_sync_dagster.sync.losses import find_losses, too_old
+from ringrift_sync_dagster.sync.losses import find_losses, speaking, too_old
 from ringrift_sync_dagster.sync.orphans import PATHS_TOLD, Orphans, Watch, come, files_behind, grace_by_node
 
 NODE_TAG: Final = "ringrift/node"
@@ -51,7 +51,7 @@ def orphan_games_sensor(context: dg.SensorEvaluationContext, sync: SyncResource)
                 paths = come(runtime, node, named, behind)
                 if paths is None:
                     continue
-                if paths or not named:  # told by its heartbeat alone, and its next one says that they came
+                if paths or (not named and node in speaking(runtime.state)):
                     recovered.append(node)
                     _tell_recovered(runtime.state, node, told[node], paths)
                 del told[node]

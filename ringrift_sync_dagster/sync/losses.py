@@ -119,6 +119,11 @@ def too_old(runtime: Runtime, now: float, most_seconds: float) -> list[Orphans]:
     ]
 
 
+def speaking(state: StateStore) -> set[str]:
+    """Name the nodes that sent heartbeats and were not given up."""
+    return {risk.node for risk in every(state) if risk.lost_at is None}
+
+
 def _is_collected(runtime: Runtime, name: str) -> bool:
     node = runtime.inventory.nodes.get(name)
     return node is not None and node.collectable
