@@ -23,6 +23,7 @@ from ringrift_sync_dagster.core.pressure import SIGNALS
 from ringrift_sync_dagster.node.patterns import CONFIGS, DATA_TYPES
 from ringrift_sync_dagster.state.backpressure import is_active, look
 from ringrift_sync_dagster.state.events import events_since
+from ringrift_sync_dagster.state.risks import Risk, give_up, put
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.doctor.nodes import NODE_SECONDS
 
@@ -109,6 +110,21 @@ def test_doctor_says_what_is_wrong_with_an_inventory(home: Path, run: Run) -> No
     assert code == 1
     assert text.startswith("error: coordinator: settings: ")
     assert NODE_SECONDS == TIMEOUT
+
+
+def test_status_shows_what_is_at_risk_and_what_is_lost(run: Run, home: Path) -> None:
+    assert "no node sent a heartbeat yet" in run("status")[1]
+    with StateStore.open(f"sqlite:///{home}/state.db") as state:
+        put(state, Risk("vast-1", 3, 2_000_000, ["a", "b", "c"], time.time() - 600, 1_000_000, 1, at=time.time()))
+        gone = Risk("vast-2", 2, 100, ["d", "e"], time.time() - 600, at=time.time() - 600)
+        put(state, gone)
+        assert give_up(state, gone, time.time())
+
+    text = run("status")[1]
+    assert "at risk" in next(line for line in text.splitlines() if "vast-1" in line)
+    assert "gone, 2 games are lost" in next(line for line in text.splitlines() if "vast-2" in line)
+    risks = json.loads(run("status", "--json")[1])["risks"]
+    assert [(one["node"], one["games"], one["lost_games"]) for one in risks] == [("vast-1", 3, 0), ("vast-2", 2, 2)]
 
 
 def test_status_shows_the_daemons_by_the_guides_names(run: Run) -> None:
