@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ringrift_sync_dagster.agent.command import run
 from ringrift_sync_dagster.settings.identity import CoordinatorKey
 from tests.agent.agents import AgentProcess, wait_until
 from tests.agent.conftest import StartAgent
@@ -69,3 +70,20 @@ def test_without_scope_relay_the_pack_stays_and_the_log_says_why(
 
     assert (agent.scratch / "incoming/vast-1" / sha).is_file()
     assert not (tmp_path / "hub-incoming/vast-1" / sha).exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--forward-to", "http://10.0.0.1:8765"],
+        ["--forward-to", "hub-1=http://10.0.0.1:8765"],
+        ["--forward-to", "hub-1=https://10.0.0.1:8765", "--token", "t"],
+        ["--forward-to", "hub-1=ftp://10.0.0.1:8765", "--token", "t"],
+    ],
+)
+def test_a_place_to_forward_to_that_makes_no_sense_is_refused_before_anything_runs(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(["--node", "node-b", "--root", str(tmp_path), *arguments])
+    assert "--forward-to" in capsys.readouterr().err
