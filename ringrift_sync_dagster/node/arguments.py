@@ -43,6 +43,7 @@ _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
         "aside": _Argument((bool,)),
         "short_after_seconds": _Argument((int, float), least=0),
         "include": _Argument((list,)),
+        "tell": _Argument((bool,)),
     },
     "rows": {
         "path": _PATH,

@@ -40,6 +40,7 @@ class Request(NamedTuple):
     aside: bool = False
     short_after_seconds: float = SHORT_AFTER_SECONDS
     include: Tuple[str, ...] = ()
+    tell: bool = False
 
 
 class Found(NamedTuple):
@@ -104,6 +105,7 @@ def _pack_into(database: str, path: str, name: str, scratch: str, request: Reque
         else:
             found = read_on(source, request, request.cursor or Cursor(number), now, token)
         games = _describe(source, request, name, found)
+        told = source.conn.execute("SELECT game_id, identity FROM pack_games").fetchall() if request.tell else []
         warnings = [*source.warnings(), *found.warnings]
     waiting = found.cursor.waiting if found.cursor else {}
     return {
@@ -111,6 +113,7 @@ def _pack_into(database: str, path: str, name: str, scratch: str, request: Reque
         "left": list(found.left), "cursor": found.cursor.as_json() if found.cursor else None, "waiting": len(waiting),
         "warnings": warnings,
         "short": [] if request.aside else short_games(waiting, now, request.short_after_seconds),
+        **({"told": [list(row) for row in told]} if request.tell else {}),
     }  # fmt: skip
 
 

@@ -1,0 +1,384 @@
+"""The outbox: packs of finished games that are not durable elsewhere yet, on this node's own disk.
+
+The order is the promise: the bytes of a pack are synced, it gets its name in the folder, and then one transaction
+(``synchronous=FULL``) holds its row and the reader's cursor behind it. Whatever ends the process before that commit
+leaves a file without a row, which the next start removes, and the database is read again from the old cursor. An entry
+leaves for one reason only: its games are durable on the coordinator, or on enough persistent nodes. Neither age nor
+tries ever drop one (domain.md, 6.2: upstream's did, and cleared all of them when one of two databases had arrived).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ringrift_sync_dagster.core.model import SHA256
+from ringrift_sync_dagster.errors import LocalDiskError
+from ringrift_sync_dagster.node.faults import reached
+from ringrift_sync_dagster.storage.files import disk_errors, fsync_dir, install, make_dirs
+
+log = logging.getLogger(__name__)
+
+DATABASE: Final = "outbox.db"
+FOLDER: Final = "outbox"
+SAVED_KEPT: Final = 100_000
+"""So many games that became durable are remembered, for whoever asks about one of them."""
+_PRUNE_EVERY: Final = 1_000
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS entries (
+    sha256 TEXT PRIMARY KEY, config TEXT NOT NULL, path TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+    games INTEGER NOT NULL, created REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS games (
+    path TEXT NOT NULL, game_id TEXT NOT NULL, sha256 TEXT NOT NULL, identity TEXT NOT NULL,
+    PRIMARY KEY (path, game_id, sha256)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS games_by_pack ON games (sha256);
+CREATE TABLE IF NOT EXISTS copies (
+    sha256 TEXT NOT NULL, node TEXT NOT NULL, durable INTEGER NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (sha256, node)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cursors (
+    path TEXT NOT NULL, config TEXT NOT NULL, cursor TEXT NOT NULL, PRIMARY KEY (path, config)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS saved (
+    serial INTEGER PRIMARY KEY, path TEXT NOT NULL, game_id TEXT NOT NULL, identity TEXT NOT NULL, at REAL NOT NULL,
+    UNIQUE (path, game_id));
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A pack that the reader of a database hands over, with the cursor behind it.
+
+    Args:
+        path: The database, as manifests name it.
+        config: Whose games it holds.
+        sha256: Name of the pack.
+        size_bytes: Its length.
+        file: Where it lies now, on the disk of the outbox.
+        games: Id and identity digest of each game in it.
+        cursor: Where the reader goes on; None: it stays where it was.
+
+    """
+
+    path: str
+    config: str
+    sha256: str
+    size_bytes: int
+    file: Path
+    games: tuple[tuple[str, str], ...]
+    cursor: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A pack that waits.
+
+    Args:
+        sha256: Its name.
+        config: Whose games it holds.
+        path: The database that they come from.
+        size_bytes: Its length.
+        games: How many games.
+        created: Since when it waits, in seconds since 1970 by this node's clock.
+        tries: How often it was pushed in vain.
+        error: What went wrong the last time.
+        copies: The nodes that acknowledged it, and whether they keep it for good.
+
+    """
+
+    sha256: str
+    config: str
+    path: str
+    size_bytes: int
+    games: int
+    created: float
+    tries: int = 0
+    error: str = ""
+    copies: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What waits altogether: packs, games, bytes, and since when the oldest does (None: nothing waits)."""
+
+    packs: int
+    games: int
+    size_bytes: int
+    oldest: float | None
+
+
+class Outbox:
+    """The outbox of one agent; every method blocks on the disk, and all may be called from several threads.
+
+    Args:
+        scratch: The agent's own directory.
+        coordinator: The node whose durable copy is enough by itself.
+        max_bytes: So much may wait; more is left in the databases until there is room.
+        min_durable_copies: How many other persistent nodes are as good as the coordinator.
+
+    Raises:
+        LocalDiskError: The disk refuses.
+
+    """
+
+    def __init__(self, scratch: Path, coordinator: str, max_bytes: int, min_durable_copies: int = 1) -> None:
+        self._coordinator, self._max_bytes, self._min_copies = coordinator, max_bytes, min_durable_copies
+        self._folder = make_dirs(scratch / FOLDER)
+        self._lock = threading.Lock()
+        self._left = 0
+        self.read_again = 0
+        """Goes up whenever a cursor was taken back: what a reader remembers of cursors is then no longer true."""
+        self._conn = _opened(scratch / DATABASE)
+        self._sweep()
+
+    def close(self) -> None:
+        """Close the database. Idempotent."""
+        with self._lock:
+            self._conn.close()
+
+    def file(self, sha256: str) -> Path:
+        """Say where the pack of an entry lies."""
+        return self._folder / sha256
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is kept now."""
+        return self.totals().size_bytes >= self._max_bytes
+
+    def keep(self, packs: Sequence[Packed], now: float) -> None:
+        """Take packs in, with the cursors behind them, in one transaction; all are on the disk when this returns.
+
+        Raises:
+            LocalDiskError: They do not fit, or the disk refuses: none was taken in, and no cursor moved.
+
+        """
+        waiting, more = self.totals().size_bytes, sum(pack.size_bytes for pack in packs)
+        if waiting and waiting + more > self._max_bytes:
+            message = f"the outbox is full: {waiting} bytes wait, {more} more pass the limit of {self._max_bytes}"
+            raise LocalDiskError("", "", message)
+        try:
+            for pack in packs:
+                install(pack.file, self.file(pack.sha256))
+                reached("outbox.placed")
+            with self._transaction() as conn:
+                for pack in packs:
+                    _add(conn, pack, now)
+                reached("outbox.before_commit")
+        except LocalDiskError:
+            self._remove_without_row([pack.sha256 for pack in packs])
+            raise
+        reached("outbox.committed")
+
+    def cursor(self, path: str, config: str) -> dict[str, Any] | None:
+        """Give where the reader of a database goes on, or None for its beginning."""
+        found = self._rows("SELECT cursor FROM cursors WHERE path = ? AND config = ?", (path, config))
+        return json.loads(found[0][0]) if found else None
+
+    def entries(self, limit: int = 64, skip: Iterable[str] = ()) -> list[Entry]:
+        """Give entries that wait, those that nobody else has first, then the oldest; without those of ``skip``."""
+        rows = self._rows(
+            "SELECT sha256, config, path, size_bytes, games, created, tries, error FROM entries"
+            " WHERE sha256 NOT IN (SELECT value FROM json_each(?))"
+            " ORDER BY EXISTS (SELECT 1 FROM copies WHERE copies.sha256 = entries.sha256 AND durable), created, rowid"
+            " LIMIT ?",
+            (json.dumps(list(skip)), limit),
+        )
+        return [Entry(*(*row, self._copies(row[0]))) for row in rows]
+
+    def acknowledge(self, sha256: str, copies: Mapping[str, bool], now: float) -> bool:
+        """Note who has a pack, and whether that is for good; let the entry go if it is durable. Say whether it is gone.
+
+        Args:
+            sha256: The pack, by the name that the answer gave.
+            copies: For each node that answered, whether it keeps the pack for good.
+            now: This node's wall clock.
+
+        """
+        with self._transaction() as conn:
+            conn.executemany(
+                "INSERT OR REPLACE INTO copies SELECT ?, ?, ?, ? FROM entries WHERE sha256 = ?",
+                [(sha256, node, durable, now, sha256) for node, durable in copies.items()],
+            )
+        if not self._is_durable(self._copies(sha256)):
+            return False
+        self.let_go([sha256], now)
+        return True
+
+    def let_go(self, packs: Iterable[str], now: float) -> int:
+        """Forget entries whose games are durable; give how many there were. Only who knows that they are may ask."""
+        there = [sha for sha in packs if SHA256.fullmatch(sha) and self._rows(_THERE, (sha,))]
+        if not there:
+            return 0
+        with self._transaction() as conn:
+            for sha in there:
+                conn.execute(
+                    "INSERT OR REPLACE INTO saved (path, game_id, identity, at)"
+                    " SELECT path, game_id, identity, ? FROM games WHERE sha256 = ?",
+                    (now, sha),
+                )
+                _forget(conn, sha)
+            self._left += len(there)
+            if self._left >= _PRUNE_EVERY:
+                self._left = 0
+                conn.execute("DELETE FROM saved WHERE serial <= (SELECT MAX(serial) FROM saved) - ?", (SAVED_KEPT,))
+            reached("outbox.before_let_go")
+        reached("outbox.let_go")
+        for sha in there:
+            self.file(sha).unlink(missing_ok=True)  # after a crash here the next start does it
+        return len(there)
+
+    def failed(self, sha256: str, error: str) -> None:
+        """Count a push in vain."""
+        with self._transaction() as conn:
+            conn.execute("UPDATE entries SET tries = tries + 1, error = ? WHERE sha256 = ?", (error[:500], sha256))
+
+    def give_back(self, sha256: str) -> None:
+        """Let go of an entry whose bytes are not what they were: its database is read again from the beginning."""
+        with self._transaction() as conn:
+            _read_again(conn, sha256)
+        self.read_again += 1
+        self.file(sha256).unlink(missing_ok=True)
+        log.warning("a pack of the outbox is damaged; its database is read again pack=%s", sha256)
+
+    def state(self, path: str, game_id: str) -> str:
+        """Say of a game ``waits``, ``durable``, or nothing where it is not known here."""
+        if self._rows("SELECT 1 FROM games WHERE path = ? AND game_id = ?", (path, game_id)):
+            return "waits"
+        return "durable" if self._rows("SELECT 1 FROM saved WHERE path = ? AND game_id = ?", (path, game_id)) else ""
+
+    def trouble(self, path: str, game_id: str) -> str:
+        """Say what went wrong when the pack of a game was pushed last."""
+        found = self._rows(
+            "SELECT error FROM entries JOIN games USING (sha256) WHERE games.path = ? AND game_id = ?", (path, game_id)
+        )
+        return str(found[0][0]) if found else ""
+
+    def totals(self) -> Totals:
+        """Say what waits."""
+        query = "SELECT COUNT(*), COALESCE(SUM(games), 0), COALESCE(SUM(size_bytes), 0), MIN(created) FROM entries"
+        return Totals(*self._rows(query, ())[0])
+
+    def ids(self, limit: int) -> list[str]:
+        """Give the ids of games that wait, the oldest first."""
+        query = "SELECT game_id FROM entries JOIN games USING (sha256) ORDER BY created, game_id LIMIT ?"
+        return [row[0] for row in self._rows(query, (limit,))]
+
+    def note(self, name: str, value: str | None = None) -> str:
+        """Remember a small text, and give it back; without a value give what was remembered, or nothing."""
+        if value is not None:
+            with self._transaction() as conn:
+                conn.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+            return value
+        found = self._rows("SELECT value FROM notes WHERE name = ?", (name,))
+        return str(found[0][0]) if found else ""
+
+    def _remove_without_row(self, packs: Iterable[str]) -> None:
+        for sha in packs:
+            if not self._rows(_THERE, (sha,)):
+                with contextlib.suppress(OSError):
+                    self.file(sha).unlink(missing_ok=True)
+
+    def _is_durable(self, copies: Mapping[str, bool]) -> bool:
+        kept = [node for node, durable in copies.items() if durable]
+        return self._coordinator in kept or len(kept) >= self._min_copies
+
+    def _copies(self, sha256: str) -> dict[str, bool]:
+        rows = self._rows("SELECT node, durable FROM copies WHERE sha256 = ?", (sha256,))
+        return {node: bool(durable) for node, durable in rows}
+
+    def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        with self._lock, _translated(self._folder):
+            return self._conn.execute(query, values).fetchall()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _translated(self._folder):
+            self._conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._conn
+                self._conn.execute("COMMIT")
+            except BaseException:
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK")
+                raise
+
+    def _sweep(self) -> None:
+        """Bring rows and files together again after whatever ended the last process."""
+        sizes = dict(self._rows("SELECT sha256, size_bytes FROM entries", ()))
+        files = {path.name: path.stat().st_size for path in self._folder.iterdir() if path.is_file()}
+        for name in files.keys() - sizes.keys():
+            self.file(name).unlink(missing_ok=True)
+        fsync_dir(self._folder)
+        for sha in [sha for sha, size in sizes.items() if files.get(sha) != size]:
+            self.give_back(sha)
+
+
+_THERE: Final = "SELECT 1 FROM entries WHERE sha256 = ?"
+
+
+def _add(conn: sqlite3.Connection, pack: Packed, now: float) -> None:
+    conn.execute(
+        "INSERT OR IGNORE INTO entries (sha256, config, path, size_bytes, games, created) VALUES (?, ?, ?, ?, ?, ?)",
+        (pack.sha256, pack.config, pack.path, pack.size_bytes, len(pack.games), now),
+    )
+    conn.executemany(
+        "INSERT OR IGNORE INTO games (path, game_id, sha256, identity) VALUES (?, ?, ?, ?)",
+        [(pack.path, game_id, pack.sha256, identity) for game_id, identity in pack.games],
+    )
+    if pack.cursor is not None:
+        conn.execute(
+            "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)", (pack.path, pack.config, json.dumps(pack.cursor))
+        )
+
+
+def _forget(conn: sqlite3.Connection, sha256: str) -> None:
+    for table in ("copies", "games", "entries"):
+        conn.execute(f"DELETE FROM {table} WHERE sha256 = ?", (sha256,))  # noqa: S608 - names of ours
+
+
+def _read_again(conn: sqlite3.Connection, sha256: str) -> None:
+    conn.execute(
+        "DELETE FROM cursors WHERE (path, config) IN (SELECT path, config FROM entries WHERE sha256 = ?)", (sha256,)
+    )
+    _forget(conn, sha256)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open the database; one that is no database any more is set aside: all games are then read and sent again."""
+    try:
+        return _connected(path)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise LocalDiskError("", "", f"the outbox cannot be opened: {path}: {error}") from error
+        with disk_errors(path, "set aside"):
+            path.replace(path.with_name(f"{path.name}.damaged"))
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        log.warning("the outbox was damaged and is set aside; all games are read again file=%s cause=%s", path, error)
+        return _connected(path)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+            conn.execute(f"PRAGMA {pragma}").fetchall()
+        conn.executescript(_TABLES)
+    except sqlite3.Error:
+        conn.close()
+        raise
+    return conn
+
+
+@contextlib.contextmanager
+def _translated(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise LocalDiskError("", "", f"the outbox beside {folder} refuses: {error}; look at the disk") from error
