@@ -37,6 +37,7 @@ _MODULES: dict[str, str] = {
     "load_inventory": "settings.inventory",
     "load_settings": "settings.settings",
     "wait_until_released": "sync.shared",
+    "write_through": "agent.asking",
 }
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "load_inventory",
     "load_settings",
     "wait_until_released",
+    "write_through",
 ]
 
 

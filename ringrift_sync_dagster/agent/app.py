@@ -14,6 +14,8 @@
     POST   /v1/heartbeat               a node's token, about itself (only at the coordinator's own agent)
     GET    /v1/incoming/{node}/{sha}   who may push under the name of {node}
     PUT    /v1/incoming/{node}/{sha}   the same
+    POST   /v1/write-through           this machine, with write-through only
+    POST   /v1/drain                   coordinator, or this machine; with write-through only
 
 Handlers are short; what blocks (disk, SQLite, the kit) runs in threads and worker processes. Any reply but that of
 ``/health`` may bring its caller a new token (``auth``).
@@ -46,6 +48,7 @@ from ringrift_sync_dagster.agent.merging import Merger
 from ringrift_sync_dagster.agent.metrics import CONTENT_TYPE, Metrics
 from ringrift_sync_dagster.agent.pulls import Pulls
 from ringrift_sync_dagster.agent.receipts import ReceiptBook
+from ringrift_sync_dagster.agent.through import Through
 from ringrift_sync_dagster.agent.uploads import Uploads
 from ringrift_sync_dagster.settings import clock
 
@@ -72,6 +75,7 @@ class Parts:
         heartbeats: Takes heartbeats.
         merger: Merges what is pushed; None where passes do.
         forwarder: Brings packs of others to the owner; None where nobody does.
+        through: Makes finished games durable elsewhere; None where that is off.
 
     """
 
@@ -89,6 +93,7 @@ class Parts:
     heartbeats: HeartbeatDesk
     merger: Merger | None = None
     forwarder: Forwarder | None = None
+    through: Through | None = None
 
 
 class Interface:
@@ -122,6 +127,8 @@ class Interface:
             "calls": parts.calls.running,
             "sqlite_version": sqlite3.sqlite_version,
         }
+        if parts.through is not None:
+            answer["write_through"] = await parts.through.status()
         return json_answer(answer)
 
     async def call(self, request: web.Request) -> web.Response:
@@ -168,6 +175,8 @@ def build_app(parts: Parts, authenticator: Authenticator, plain_rule: Middleware
 
     """
     middlewares = [_counting(parts.metrics), errors_as_json, plain_rule, authenticator.middleware]
+    if parts.through is not None:
+        middlewares.append(parts.through.no_bulk_while_draining)
     app = web.Application(middlewares=middlewares, client_max_size=parts.limits.json_bytes)
     app.on_response_prepare.extend([_say_no_versions, authenticator.renew])
     interface = Interface(parts)
@@ -190,6 +199,9 @@ def build_app(parts: Parts, authenticator: Authenticator, plain_rule: Middleware
             web.delete("/v1/incoming/{node}/{sha}", interface.let_go),
         ]
     )
+    if parts.through is not None:
+        app.router.add_post("/v1/write-through", parts.through.post_write_through)
+        app.router.add_post("/v1/drain", parts.through.post_drain)
     return app
 
 

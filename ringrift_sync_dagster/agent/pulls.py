@@ -13,6 +13,7 @@ import asyncio
 import logging
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -199,11 +200,11 @@ def _checked(order: dict[str, Any]) -> _Pull:
         raise ValueError("bytes_per_second must be above 0")
     seconds = min(float(order.get("seconds", MOST_SECONDS)), MOST_SECONDS)
     artifact = Artifact(sha256, size, "file")
-    return _Pull(checked_node_name(node), artifact, tuple(map(_source, sources)), token, seconds, rate)
+    return _Pull(checked_node_name(node), artifact, tuple(map(source_node, sources)), token, seconds, rate)
 
 
-def _source(told: dict[str, Any]) -> Node:
-    """Give a source as a node with one address.
+def source_node(told: Mapping[str, Any]) -> Node:
+    """Give a node that somebody else names (``node``, ``url``, ``fingerprint``) as a node with one address.
 
     Raises:
         ValueError, TypeError, KeyError: It is not the bare address of an agent.

@@ -15,7 +15,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -38,9 +38,12 @@ from ringrift_sync_dagster.agent.merging import Merger
 from ringrift_sync_dagster.agent.metrics import Metrics
 from ringrift_sync_dagster.agent.pulls import Pulls
 from ringrift_sync_dagster.agent.receipts import ReceiptBook
+from ringrift_sync_dagster.agent.through import Through
+from ringrift_sync_dagster.agent.through_config import WriteThrough
 from ringrift_sync_dagster.agent.tls import check_listen, plain_only_from, server_context
 from ringrift_sync_dagster.agent.uploads import Uploads
 from ringrift_sync_dagster.agent.watchdog import watching
+from ringrift_sync_dagster.agent.ways import Ways
 from ringrift_sync_dagster.core.model import checked_node_name
 from ringrift_sync_dagster.errors import ConfigError, Problem
 from ringrift_sync_dagster.node.roots import Roots
@@ -81,6 +84,7 @@ class AgentConfig:
             at once. It goes with ``state_url``, and ``incoming`` lies below it. None: passes merge them.
         hosts: The inventory, on the coordinator only: heartbeats are answered with peers from it.
         forward: Where packs of others are brought; None: they wait here until they are asked for.
+        write_through: Where finished games are made durable at once; None: nobody watches and nothing is pushed.
 
     """
 
@@ -101,6 +105,7 @@ class AgentConfig:
     merge_into: Path | None = None
     hosts: Path | None = None
     forward: Forward | None = None
+    write_through: WriteThrough | None = None
 
     @property
     def scratch_dir(self) -> Path:
@@ -127,6 +132,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
     merge_into: Path | None = None,
     hosts: Path | None = None,
     forward: Forward | None = None,
+    write_through: WriteThrough | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run an agent until SIGTERM or SIGINT.
@@ -157,6 +163,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
         merge_into=merge_into,
         hosts=hosts,
         forward=forward,
+        write_through=write_through,
     )
     with _only_one(make_dirs(config.scratch_dir)), logging_aside():
         asyncio.run(_serve(config, on_ready))
@@ -192,6 +199,10 @@ async def running(config: AgentConfig) -> AsyncIterator[str]:
         config.public_key_pem, config.node_id, revoked=revoked, coordinator_key=config.coordinator_key
     )
     parts = await asyncio.to_thread(_build, config)
+    through = None
+    if config.write_through is not None:
+        through = _through(config, config.write_through, parts, trusted)
+        parts = replace(parts, through=through)
     runner = web.AppRunner(
         build_app(parts, authenticator, plain_only_from(trusted)),
         access_log=None,
@@ -208,7 +219,11 @@ async def running(config: AgentConfig) -> AsyncIterator[str]:
             if worker is not None:
                 worker.start()
         with watching(parts.metrics):
+            if through is not None:
+                through.start()
             yield _url(sock, secure=has_tls)
+            if through is not None and config.write_through is not None:
+                await through.drain(config.write_through.drain_seconds)
     finally:
         await runner.cleanup()
         await _close(parts)
@@ -261,7 +276,15 @@ def _merger(config: AgentConfig, metrics: Metrics) -> Merger | None:
     return Merger(config.node_id, StateStore.open(config.state_url), layout, metrics)
 
 
+def _through(config: AgentConfig, told: WriteThrough, parts: Parts, trusted: TrustedNetworks) -> Through:
+    ways = Ways(told.token_file, config.public_key_pem, trusted)
+    roots = [str(path) for path in config.roots]
+    return Through(config.node_id, roots, config.scratch_dir, told, ways, config.limits, parts.metrics)
+
+
 async def _close(parts: Parts) -> None:
+    if parts.through is not None:
+        await parts.through.close()
     await parts.calls.close()
     if parts.merger is not None:
         await asyncio.to_thread(parts.merger.close)

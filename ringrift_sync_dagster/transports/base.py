@@ -112,6 +112,7 @@ class RemoteReceipt:
         node: The node that holds it.
         size_bytes: Its length there.
         verified_at: When, in seconds since 1970 by the node's clock; for display.
+        durable: True: the node says that it stays; False also where it says nothing about it.
 
     """
 
@@ -119,6 +120,7 @@ class RemoteReceipt:
     node: str
     size_bytes: int
     verified_at: float
+    durable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,6 +220,16 @@ class P2PHttpTransport:
         """
         self._channel.json(Ask("DELETE", f"/v1/incoming/{held.origin}/{held.sha256}"), deadline)
 
+    def tell(self, path: str, told: dict[str, Any], *, deadline: Deadline) -> dict[str, Any]:
+        """Post a JSON object to a path of the node's agent, such as ``/v1/heartbeat``; give the answer.
+
+        Raises:
+            SyncError: As in ``base``.
+
+        """
+        ask = Ask("POST", path, headers=_JSON, body=json.dumps(told).encode(), patient=True)
+        return self._channel.json(ask, deadline)
+
     def forget(self, artifact: Artifact, *, deadline: Deadline) -> None:
         """Let the node delete its copy. Idempotent."""
         self._channel.json(Ask("DELETE", f"/v1/artifacts/{artifact.sha256}"), deadline)
@@ -241,8 +251,9 @@ class P2PHttpTransport:
         receipt: Any = answer.get("receipt")
         try:
             found = RemoteReceipt(
-                str(receipt["sha256"]), str(receipt["node"]), int(receipt["size_bytes"]), float(receipt["verified_at"])
-            )
+                str(receipt["sha256"]), str(receipt["node"]), int(receipt["size_bytes"]), float(receipt["verified_at"]),
+                receipt.get("durable") is True,
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError):
             found = None
         if found is None or (found.sha256, found.size_bytes) != (artifact.sha256, artifact.size_bytes):

@@ -1,0 +1,224 @@
+"""Write-through of one node: the watch, the outbox and the push together, and what others may ask of them.
+
+    POST   /v1/write-through   from this machine only: return when a game is durable, or say why it is not yet
+    POST   /v1/drain           coordinator, or this machine: take no more bulk, push all, say what is left
+
+A game that a question ended too early for has lost nothing: it keeps its place in the outbox, or in its database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from ringrift_sync_dagster.agent.answers import Refusal, json_answer, json_object
+from ringrift_sync_dagster.agent.auth import claims_of
+from ringrift_sync_dagster.agent.calls import Calls
+from ringrift_sync_dagster.agent.reporting import Reports, risk
+from ringrift_sync_dagster.agent.limits import Limits
+from ringrift_sync_dagster.agent.metrics import Metrics
+from ringrift_sync_dagster.agent.outbox import Outbox
+from ringrift_sync_dagster.agent.pushing import Pusher
+from ringrift_sync_dagster.agent.through_config import WriteThrough
+from ringrift_sync_dagster.agent.watching import Watcher
+from ringrift_sync_dagster.agent.ways import Ways
+from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.settings.clock import Deadline
+from ringrift_sync_dagster.settings.identity import Scope
+from ringrift_sync_dagster.storage.files import make_dirs
+from ringrift_sync_dagster.transports.networks import is_loopback
+
+log = logging.getLogger(__name__)
+
+MOST_SECONDS: Final = 600.0
+_IDS_SHOWN: Final = 1_000
+_ASK_AGAIN_SECONDS: Final = 0.25
+_BULK: Final = frozenset({("PUT", "/v1/incoming/{node}/{sha}"), ("POST", "/v1/pull")})
+
+
+class Through:
+    """Write-through of one agent; made and used in its event loop.
+
+    Args:
+        node_id: This node.
+        roots: The node's roots.
+        scratch: The agent's own directory.
+        told: Where to, how often, how much.
+        ways: How to reach other agents.
+        limits: Bounds of the agent.
+        metrics: Its numbers.
+
+    Raises:
+        LocalDiskError: The outbox cannot be opened.
+
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        roots: Sequence[str],
+        scratch: Path,
+        told: WriteThrough,
+        ways: Ways,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> None:
+        self._node_id, self._told, self._ways, self._limits = node_id, told, ways, limits
+        own = make_dirs(scratch / "through")
+        self._outbox = Outbox(scratch, told.coordinator.name, told.max_bytes, told.min_durable_copies)
+        self._calls = Calls(roots, str(own), limits, metrics)
+        self._pusher = Pusher(self._outbox, node_id, told, ways, self._note_change)
+        self._watcher = Watcher(self._calls, roots, own, self._outbox, told.watch_seconds, self._pusher.wake)
+        self._heart = Reports(self._outbox, self._pusher, told, ways, self._note_change, self._begin_drain)
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.is_draining = False
+        """Whether bulk work of others is refused."""
+
+    def start(self) -> None:
+        """Begin to watch, push and report."""
+        work = (self._watcher.run(), self._pusher.run(), self._heart.run())
+        self._tasks = [asyncio.create_task(one) for one in work]
+
+    async def close(self) -> None:
+        """Stop at once; what waits is pushed after the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._calls.close()
+        self._ways.close()
+        await asyncio.to_thread(self._outbox.close)
+
+    async def drain(self, seconds: float) -> dict[str, Any]:
+        """Take no more bulk, look once more at all databases and push what waits; say what is left after the deadline.
+
+        Returns:
+            ``drained`` and, as in a heartbeat, what is still at risk; ``unread``: why games stayed in their databases,
+            or nothing; ``error``: what went wrong last.
+
+        """
+        deadline = Deadline.after(seconds)
+        self.is_draining = True
+        self._pusher.hurry()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline.remaining()):
+                while await self._watcher.look():
+                    pass
+        while not deadline.expired:
+            if not (await asyncio.to_thread(self._outbox.totals)).packs and not self._watcher.is_stopped_by:
+                break
+            await self._wait_for_change(deadline)
+        left = await asyncio.to_thread(risk, self._outbox, clock.wall())
+        left["ids"] = left["ids"][:_IDS_SHOWN]
+        unread = self._watcher.is_stopped_by
+        drained = not left["games"] and not unread
+        if not drained:
+            log.warning(
+                "not saved games=%d packs=%d ids=%s unread=%s cause=%s",
+                left["games"], left["outbox_packs"], left["ids"][:20], unread, self._pusher.last_error,
+            )  # fmt: skip
+        return {"drained": drained, **left, "unread": unread, "error": self._pusher.last_error}
+
+    async def status(self) -> dict[str, Any]:
+        """Say what is watched, what waits, and what is in the way."""
+        left = await asyncio.to_thread(risk, self._outbox, clock.wall())
+        del left["ids"], left["version"]
+        more = {"databases": self._watcher.databases, "stopped_by": self._watcher.is_stopped_by}
+        return {**left, **more, "draining": self.is_draining, "error": self._pusher.last_error}
+
+    async def post_write_through(self, request: web.Request) -> web.Response:
+        """``POST /v1/write-through``: whether a game is ``durable`` within the ``timeout``, and why not."""
+        self._require_local(request)
+        body = await json_object(request, self._limits.stall_seconds)
+        game_id, path, seconds = body.get("game_id"), body.get("db_path"), body.get("timeout", 60.0)
+        if not (isinstance(game_id, str) and game_id and isinstance(path, str) and path):
+            raise _bad_request("game_id and db_path must be text")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
+            raise _bad_request(f"timeout must be a number of seconds from 0 to {MOST_SECONDS:.0f}")
+        name = await self._watcher.name_of(path)
+        if not name:
+            message = f"{path} is no games database of this node that can be read; /v1/manifest lists them"
+            raise Refusal(HTTPStatus.NOT_FOUND, "unknown_database", message)
+        reason = await self._made_durable(name, game_id, Deadline.after(float(seconds)))
+        return json_answer({"durable": not reason, "reason": reason})
+
+    async def post_drain(self, request: web.Request) -> web.Response:
+        """``POST /v1/drain`` with ``seconds``: what ``drain`` says; the node takes bulk again after a restart."""
+        if Scope.COORDINATOR not in claims_of(request).scopes:
+            self._require_local(request)
+        body = await json_object(request, self._limits.stall_seconds)
+        seconds = body.get("seconds", self._told.drain_seconds)
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
+            raise _bad_request(f"seconds must be a number from 0 to {MOST_SECONDS:.0f}")
+        return json_answer(await self.drain(float(seconds)))
+
+    @web.middleware
+    async def no_bulk_while_draining(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse what others bring while this node is being emptied."""
+        resource = request.match_info.route.resource
+        if self.is_draining and resource is not None and (request.method, resource.canonical) in _BULK:
+            message = f"{self._node_id} is being emptied and takes nothing more; give this to another node"
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "draining", message, headers={"Connection": "close"})
+        return await handler(request)
+
+    async def _made_durable(self, path: str, game_id: str, deadline: Deadline) -> str:
+        """Wait until a game is durable; give nothing then, or why it is not."""
+        asked = False
+        while True:
+            state = await asyncio.to_thread(self._outbox.state, path, game_id)
+            if state == "durable":
+                return ""
+            if not state:
+                await self._watcher.look(path)
+                state = await asyncio.to_thread(self._outbox.state, path, game_id)
+                if not state and not asked:
+                    # Passed by before the memory of durable games began, or not finished: ask for it by its name.
+                    asked = await self._watcher.take_one(path, game_id)
+            if deadline.expired:
+                return await self._reason(path, game_id)
+            await self._wait_for_change(deadline)
+
+    async def _reason(self, path: str, game_id: str) -> str:
+        state = await asyncio.to_thread(self._outbox.state, path, game_id)
+        if state == "durable":
+            return ""
+        if not state:
+            stopped = self._watcher.is_stopped_by
+            return stopped or "the database does not hold this game finished and with all its moves yet"
+        trouble = await asyncio.to_thread(self._outbox.trouble, path, game_id) or self._pusher.last_error
+        return f"it waits in the outbox: {trouble or 'it was not acknowledged in time'}"
+
+    async def _wait_for_change(self, deadline: Deadline) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline.at_most(_ASK_AGAIN_SECONDS)):
+                await self._changed.wait()
+
+    def _note_change(self) -> None:
+        """Let go on who waits for something to become durable."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _begin_drain(self) -> None:
+        if not self.is_draining:
+            log.info("the coordinator wants this node emptied")
+            self._tasks.append(asyncio.create_task(self.drain(self._told.drain_seconds)))
+
+    def _require_local(self, request: web.Request) -> None:
+        claims, remote = claims_of(request), request.remote or ""
+        own = claims.sub == self._node_id or Scope.COORDINATOR in claims.scopes
+        here = request.transport.get_extra_info("sockname") if request.transport is not None else None
+        if not own or not (is_loopback(remote) or (here and remote == here[0])):
+            message = "only programs on this machine, with its own token, may ask this"
+            raise Refusal(HTTPStatus.FORBIDDEN, "loopback_only", message)
+
+
+def _bad_request(message: str) -> Refusal:
+    return Refusal(HTTPStatus.BAD_REQUEST, "bad_request", message)

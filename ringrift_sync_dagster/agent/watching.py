@@ -1,0 +1,349 @@
+"""Watching the node's games databases: a game that is finished and committed is in the outbox at the next look.
+
+A look costs a ``stat`` of each database, its sidecars and its directory, and the header of its log; no database is
+opened for it. What changed is packed by the kit, in a worker process of the watch's own, from a cursor of its own that
+moves in the transaction that takes the pack into the outbox. Which databases there are, and of which configs, the kit's
+scan says: it runs when a directory or a database changed, and now and then, for a bounded part of the time.
+
+While the outbox is full nothing is packed and no cursor moves: the games stay where they are, in their databases, and
+are read when there is room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ringrift_sync_dagster.agent.answers import Refusal
+from ringrift_sync_dagster.agent.calls import Calls
+from ringrift_sync_dagster.agent.outbox import Outbox, Packed
+from ringrift_sync_dagster.errors import LocalDiskError
+from ringrift_sync_dagster.node import gate
+from ringrift_sync_dagster.node.errors import KitError
+from ringrift_sync_dagster.node.roots import Roots
+from ringrift_sync_dagster.settings import clock
+
+log = logging.getLogger(__name__)
+
+_SCAN_SHARE: Final = 10.0  # a scan that something asks for takes at most this part of the time, one in so many, ...
+_IDLE_SCAN_SHARE: Final = 100.0  # ... and one that nothing asks for, this part
+_IDLE_SCAN_SECONDS: Final = 5.0
+_NEW_CONFIG_SECONDS: Final = 0.5  # a database that changed may hold its first game of another config
+_GROUP: Final = 8  # databases whose packs are committed together
+_LONGEST_PAUSE: Final = 60.0
+_PLACES: Final = ("data", "data/games", "data/selfplay", "data/games/selfplay")
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One database: what was seen of it, and up to where it was read.
+
+    Args:
+        absolute: Where it lies.
+        configs: Whose games it holds, as far as is known.
+        readable: The scan found no fault with it.
+        seen: Its change token when it was scanned last.
+        token: Its change token when it was read last.
+        sure: It had stood still then, so that the same token means that nothing was written.
+        cursors: Where to go on, for each config; kept here while a read brought no game.
+        failures: How often it could not be read, one after the other.
+        not_before: When to try again.
+
+    """
+
+    absolute: str
+    configs: tuple[str, ...] = ()
+    readable: bool = True
+    seen: str = ""
+    token: str = ""
+    sure: bool = False
+    cursors: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    failures: int = 0
+    not_before: float = 0.0
+
+    def due(self, token: str, newest_ns: int, now: float) -> bool:
+        """Whether to read it: it changed, or may have changed behind the same token and has stood still since."""
+        if not self.readable or clock.monotonic() < self.not_before:
+            return False
+        return token != self.token or (not self.sure and gate.still(newest_ns, now))
+
+
+class Watcher:
+    """The watch of one agent, used from its event loop.
+
+    Args:
+        calls: Runs the kit; for the watch alone, because what it leaves in its scratch is removed.
+        roots: The node's roots.
+        scratch: The scratch directory of ``calls``.
+        outbox: Where packs go.
+        seconds: Time between two looks.
+        found: Called when something was taken into the outbox.
+
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        roots: Sequence[str],
+        scratch: Path,
+        outbox: Outbox,
+        seconds: float,
+        found: Callable[[], None],
+    ) -> None:
+        self._calls, self._roots, self._outbox = calls, Roots(roots), outbox
+        self._artifacts, self._seconds, self._found = scratch / "artifacts", seconds, found
+        self._watched: dict[str, _Watched] = {}
+        self._folders: dict[Path, int] = {}
+        self._turn = asyncio.Lock()
+        self._scan_wanted = True
+        self._scanned_at = self._scan_took = 0.0
+        self._generation = outbox.read_again
+        self.is_stopped_by = ""
+        """Why nothing is packed now: the outbox or the disk is full."""
+
+    @property
+    def databases(self) -> int:
+        """How many databases are watched."""
+        return len(self._watched)
+
+    async def run(self) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            try:
+                more = await self.look()
+            except LocalDiskError as error:
+                more = False
+                log.warning("the look at the games databases failed cause=%s", error)
+            except Exception:  # the next look may do better; without one no game would be safe
+                more = False
+                log.exception("the look at the games databases failed")
+            await asyncio.sleep(0 if more else self._seconds)
+
+    async def look(self, only: str = "") -> bool:
+        """Take what was finished since the last look into the outbox; say whether there is more to take at once.
+
+        Args:
+            only: The one database to look at, whether it changed or not.
+
+        Raises:
+            LocalDiskError: The outbox cannot be read.
+
+        """
+        async with self._turn:
+            if await asyncio.to_thread(self._folders_changed):
+                self._scan_wanted = True
+            await self._scan_if_due()
+            if self._generation != self._outbox.read_again:
+                self._generation = self._outbox.read_again
+                for watched in self._watched.values():
+                    watched.token, watched.cursors = "", {}
+            due = await asyncio.to_thread(self._due, only)
+            if not due or not await self._has_room():
+                return False
+            return await self._take(due)
+
+    async def take_one(self, path: str, game_id: str) -> bool:
+        """Take one game that was passed by already into the outbox; say whether the database holds it, complete."""
+        async with self._turn:
+            watched = self._watched.get(path)
+            for config in () if watched is None else watched.configs:
+                result = await self._call({"path": path, "config": config, "ids": [game_id], "tell": True})
+                if result is not None and result["games"]:
+                    return await self._keep([_packed(self._artifacts, path, config, result, None)])
+        return False
+
+    async def name_of(self, path: str) -> str:
+        """Give the name of a watched database by a path of this machine, or by its name; empty for any other."""
+        for _ in range(2):
+            if path in self._watched:
+                return path
+            with contextlib.suppress(KitError):
+                name = self._roots.relative(path)
+                if name in self._watched:
+                    return name
+            self._scan_wanted = True
+            await self.look()
+        return ""
+
+    def _folders_changed(self) -> bool:
+        return any(_changed_at(folder) != known for folder, known in self._folders.items())
+
+    async def _scan_if_due(self) -> None:
+        since = clock.monotonic() - self._scanned_at
+        share = _SCAN_SHARE if self._scan_wanted else _IDLE_SCAN_SHARE
+        least = self._seconds if self._scan_wanted else _IDLE_SCAN_SECONDS
+        if self._scanned_at and since < max(least, share * self._scan_took):
+            return
+        started = clock.monotonic()
+        folders = await asyncio.to_thread(self._all_folders)  # before the scan: what comes meanwhile is seen next time
+        self._scan_wanted = False
+        try:
+            answer = await self._calls.call("scan", {})
+        except Refusal as refusal:
+            answer = {"ok": False, "error": {"message": refusal.message}}
+        self._scanned_at = clock.monotonic()
+        self._scan_took = self._scanned_at - started
+        if not answer["ok"]:
+            log.warning("the scan for games databases failed cause=%s", answer["error"]["message"])
+            return
+        self._take_in(answer["result"]["entries"])
+        self._folders = {**(await asyncio.to_thread(self._all_folders)), **folders}
+
+    def _take_in(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        watched: dict[str, _Watched] = {}
+        for entry in entries:
+            if "unfinished" not in entry or (entry["error"] is None and not entry["collectable"]):
+                continue
+            path = str(entry["path"])
+            with contextlib.suppress(KitError):
+                one = self._watched.get(path) or _Watched(self._roots.resolve(path))
+                named = [entry["config"]] if entry["config"] else []
+                one.configs = tuple(dict.fromkeys([*one.configs, *named, *entry["games"]]))
+                one.readable, one.seen = entry["error"] is None, str(entry["token"])
+                watched[path] = one
+        self._watched = watched
+
+    def _all_folders(self) -> dict[Path, int]:
+        """The directories in which a database could appear, with the times of their last changes."""
+        folders = {Path(root, place) for root in self._roots.paths for place in ("", *_PLACES)}
+        for watched in self._watched.values():
+            folder = Path(watched.absolute).parent
+            while folder not in folders and self._roots.contains(str(folder)):
+                folders.add(folder)
+                folder = folder.parent
+        return {folder: _changed_at(folder) for folder in folders}
+
+    def _due(self, only: str) -> list[tuple[str, str, bool]]:
+        """Give the databases to read, each with its change token and whether it stands still."""
+        due, now = [], clock.wall()
+        for path, watched in self._watched.items():
+            if only and path != only:
+                continue
+            token, newest_ns = gate.look(watched.absolute)
+            if token != watched.seen and clock.monotonic() - self._scanned_at > _NEW_CONFIG_SECONDS:
+                self._scan_wanted = True
+            if watched.configs and (only or watched.due(token, newest_ns, now)):
+                due.append((path, token, gate.still(newest_ns, now)))
+        return due
+
+    async def _has_room(self) -> bool:
+        full = await asyncio.to_thread(lambda: self._outbox.is_full)
+        if full:
+            self._stopped("the outbox is full")
+        elif self.is_stopped_by == "the outbox is full":
+            log.info("the outbox has room again; the databases are read on")
+            self.is_stopped_by = ""
+        return not full
+
+    def _stopped(self, why: str) -> None:
+        if self.is_stopped_by != why:
+            log.warning("new games stay in their databases and are read later cause=%s", why)
+        self.is_stopped_by = why
+
+    async def _take(self, due: Sequence[tuple[str, str, bool]]) -> bool:
+        more = False
+        for start in range(0, len(due), _GROUP):
+            group = due[start : start + _GROUP]
+            results = await asyncio.gather(*(self._pack_all(path) for path, _, _ in group))
+            packs = [pack for found in results if found is not None for pack in found.packs]
+            if packs and not await self._keep(packs):
+                return False
+            for (path, token, still), found in zip(group, results, strict=True):
+                if found is not None:
+                    watched = self._watched[path]
+                    watched.cursors.update(found.cursors)
+                    if not found.more:
+                        watched.token, watched.sure = token, still
+                    more = more or found.more
+        return more
+
+    async def _keep(self, packs: Sequence[Packed]) -> bool:
+        try:
+            await asyncio.to_thread(self._outbox.keep, packs, clock.wall())
+        except LocalDiskError as error:
+            self._stopped(error.message)
+            return False
+        finally:
+            await asyncio.to_thread(self._clean)
+        self.is_stopped_by = ""
+        self._found()
+        return True
+
+    def _clean(self) -> None:
+        """Remove what the kit keeps for whoever asks again: nobody does."""
+        with contextlib.suppress(OSError):
+            for path in self._artifacts.iterdir():
+                path.unlink(missing_ok=True)
+
+    async def _pack_all(self, path: str) -> _Found | None:
+        """Pack what is new in one database, one pack of each config at most; None where it could not be read."""
+        watched, found = self._watched[path], _Found()
+        for config in watched.configs:
+            cursor = watched.cursors.get(config)
+            if cursor is None:
+                cursor = await asyncio.to_thread(self._outbox.cursor, path, config)
+            result = await self._call({"path": path, "config": config, "cursor": cursor, "tell": True})
+            if result is not None and result["mode"] == "listing_needed":
+                # Rows were moved (VACUUM) or the file is another one: read it anew; a union cannot double anything.
+                result = await self._call({"path": path, "config": config, "tell": True})
+            if result is None:
+                return None
+            cursor = _told(result["cursor"], result["short"])
+            found.cursors[config] = cursor
+            found.more = found.more or bool(result["more"])
+            if result["games"]:
+                found.packs.append(_packed(self._artifacts, path, config, result, cursor))
+        watched.failures = 0
+        return found
+
+    async def _call(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        watched = self._watched[arguments["path"]]
+        try:
+            answer = await self._calls.call("pack", arguments)
+        except Refusal as refusal:
+            answer = {"ok": False, "error": {"code": refusal.code, "message": refusal.message}}
+        if answer["ok"]:
+            result: dict[str, Any] = answer["result"]
+            return result
+        watched.failures += 1
+        pause = 0.0 if answer["error"]["code"] == "locked" else min(_LONGEST_PAUSE, self._seconds * 2**watched.failures)
+        watched.not_before = clock.monotonic() + pause
+        if answer["error"]["code"] == "no_space":
+            self._stopped(answer["error"]["message"])
+        if watched.failures & (watched.failures - 1) == 0:  # 1, 2, 4, ...: told, and not every half second
+            log.warning("cannot read games path=%s cause=%s", arguments["path"], answer["error"]["message"])
+        return None
+
+
+@dataclass(slots=True)
+class _Found:
+    """What one read of a database gave."""
+
+    packs: list[Packed] = field(default_factory=list)
+    cursors: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    more: bool = False
+
+
+def _packed(artifacts: Path, path: str, config: str, result: Mapping[str, Any], cursor: Any) -> Packed:  # noqa: ANN401
+    sha, games = str(result["artifact"]), tuple((str(one[0]), str(one[1])) for one in result["told"])
+    return Packed(path, config, sha, int(result["bytes"]), artifacts / sha, games, cursor)
+
+
+def _told(cursor: dict[str, Any] | None, short: Sequence[str]) -> dict[str, Any] | None:
+    """Mark games as told that are over but not complete: their pass collects them, and they must not fill the list."""
+    if cursor is not None:
+        for game_id in short:
+            cursor["waiting"][game_id][3] = True
+    return cursor
+
+
+def _changed_at(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
