@@ -154,14 +154,13 @@ class Pusher:
                     break
                 if peer.name not in copies and peer.due():
                     copies.update(await self._send(peer, entry))
-        new = {node: durable for node, durable in copies.items() if entry.copies.get(node) != durable}
         reached("pushing.before_acknowledge")
         gone = False
-        if new:
-            gone = await asyncio.to_thread(self._outbox.acknowledge, entry.sha256, new, clock.wall())
+        if copies:  # old ones too: the process may have ended between the note of a copy and the letting go
+            gone = await asyncio.to_thread(self._outbox.acknowledge, entry.sha256, copies, clock.wall())
         if gone:
             self._pauses.pop(entry.sha256, None)
-            log.info("durable pack=%s games=%d at=%s", entry.sha256[:12], entry.games, sorted(new))
+            log.info("durable pack=%s games=%d at=%s", entry.sha256[:12], entry.games, sorted(copies))
             self._left()
             return
         failures = self._pauses.get(entry.sha256, (0, 0.0))[0] + 1

@@ -22,11 +22,11 @@ from aiohttp.typedefs import Handler
 from ringrift_sync_dagster.agent.answers import Refusal, json_answer, json_object
 from ringrift_sync_dagster.agent.auth import claims_of
 from ringrift_sync_dagster.agent.calls import Calls
-from ringrift_sync_dagster.agent.reporting import Reports, risk
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.metrics import Metrics
 from ringrift_sync_dagster.agent.outbox import Outbox
 from ringrift_sync_dagster.agent.pushing import Pusher
+from ringrift_sync_dagster.agent.reporting import Reports, risk
 from ringrift_sync_dagster.agent.through_config import WriteThrough
 from ringrift_sync_dagster.agent.watching import Watcher
 from ringrift_sync_dagster.agent.ways import Ways

@@ -34,7 +34,7 @@ class WriteThrough:
     max_bytes: int = 1 << 30
     min_durable_copies: int = 1
     heartbeat_seconds: float = 5.0
-    drain_seconds: float = 20.0
+    drain_seconds: float = 15.0
 
     def __post_init__(self) -> None:
         if not (self.watch_seconds > 0 and self.heartbeat_seconds > 0 and self.drain_seconds >= 0):

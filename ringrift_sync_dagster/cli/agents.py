@@ -13,9 +13,12 @@ from ringrift_sync_dagster.cli.session import Session, verb
 
 if TYPE_CHECKING:
     from ringrift_sync_dagster.agent.forwarding import Forward
+    from ringrift_sync_dagster.agent.through_config import WriteThrough
     from ringrift_sync_dagster.settings.identity import CoordinatorKey
     from ringrift_sync_dagster.settings.inventory import Inventory, Node
     from ringrift_sync_dagster.settings.settings import Settings
+
+log = logging.getLogger(__name__)
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
@@ -55,6 +58,17 @@ class _OwnerOptions(TypedDict, total=False):
 )
 @click.option("--tls-cert", type=_FILE, help="This node's certificate in PEM form.")
 @click.option("--tls-key", type=_FILE, help="Its private key in PEM form.")
+@click.option(
+    "--write-through/--no-write-through",
+    default=None,
+    help="Make finished games durable on the coordinator at once.  [default: on a node that is_ephemeral]",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="This node's own token, for write-through.  [default: <home>/tokens/NAME.jwt]",
+)
 @verb("hosts", "home")
 def agent(  # noqa: PLR0913, PLR0917 - one for each option
     session: Session,
@@ -66,11 +80,14 @@ def agent(  # noqa: PLR0913, PLR0917 - one for each option
     revoked: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    write_through: bool | None,  # noqa: FBT001 - a flag
+    token_file: Path | None,
 ) -> int:
     """Run the service of a node until SIGTERM or Ctrl-C.
 
     Outside loopback it needs the coordinator's public key, and outside the inventory's trusted_networks a certificate
-    too. On the coordinator it renews the nodes' tokens, with the key in <home>/keys.
+    too. On the coordinator it renews the nodes' tokens, with the key in <home>/keys. With write-through it watches the
+    node's games databases, and at the end it pushes what waits, for 15 s at most.
     """
     from ringrift_sync_dagster.agent.serve import run_agent
     from ringrift_sync_dagster.settings.revoked import REVOKED_NAME
@@ -82,21 +99,54 @@ def agent(  # noqa: PLR0913, PLR0917 - one for each option
     inventory = _inventory(settings)
     node = inventory.get(name) if inventory is not None else None
     logging.getLogger("ringrift_sync_dagster").setLevel(logging.DEBUG if session.verbose > 1 else logging.INFO)
+    public_key_pem = _public_key(public_key or settings.home / "keys" / "coordinator.pub")
+    token_file = token_file or settings.home / "tokens" / f"{name}.jwt"
     run_agent(
         name,
         list(roots) or _roots(settings, node),
         host,
         port if port is not None else (node.agent_port if node is not None else settings.agent_port),
-        public_key_pem=_public_key(public_key or settings.home / "keys" / "coordinator.pub"),
+        public_key_pem=public_key_pem,
         tls=None if tls_cert is None or tls_key is None else (tls_cert, tls_key),
         trusted_networks=DEFAULT_TRUSTED if inventory is None else [str(net) for net in inventory.trusted_networks],
         revoked=revoked or settings.home / "keys" / REVOKED_NAME,
         # Of a node that no inventory knows nobody can promise that it stays.
         is_ephemeral=node is None or node.is_ephemeral,
         forward=_forward(settings, inventory, node),
+        write_through=_write_through(write_through, name, inventory, None if public_key_pem is None else token_file),
         **_as_owner(settings, node),
     )
     return 0
+
+
+def _write_through(
+    asked: bool | None,  # noqa: FBT001 - what the option says
+    name: str,
+    inventory: Inventory | None,
+    token_file: Path | None,
+) -> WriteThrough | None:
+    """Say where write-through goes, or None where it is off; the inventory decides unless somebody asked for it."""
+    from ringrift_sync_dagster.agent.through_config import WriteThrough
+
+    node = inventory.nodes.get(name) if inventory is not None else None
+    owner = inventory.coordinator if inventory is not None else None
+    if not (asked if asked is not None else node is not None and node.is_ephemeral):
+        return None
+    if inventory is None or owner is None or owner.name == name or not owner.own_addresses:
+        why = "write-through needs an inventory that names another node, with an address, as the coordinator"
+        if asked:
+            raise click.UsageError(why)
+        log.warning("write-through is off node=%s cause=%s", name, why)
+        return None
+    if token_file is not None and not token_file.is_file():
+        why = f"there is no token of this node at {token_file}; ringrift-sync token {name} makes one"
+        if asked:
+            raise click.UsageError(why)
+        log.warning("write-through is off node=%s cause=%s", name, why)
+        return None
+    stay = [one for one in inventory.active_nodes() if not one.is_ephemeral and not one.nat_blocked]
+    peers = tuple(one for one in stay if one.own_addresses and one.name not in {name, owner.name})
+    return WriteThrough(owner, token_file, peers)
 
 
 def _inventory(settings: Settings) -> Inventory | None:

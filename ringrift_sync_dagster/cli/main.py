@@ -44,6 +44,7 @@ VERBS: Final = {
     "hosts": Verb("hosts", "hosts", "Look after the inventory (hosts/*.yaml)."),
     "token": Verb("tokens", "token", "Sign a token for a node."),
     "agent": Verb("agents", "agent", "Run a node's service in the foreground."),
+    "drain": Verb("draining", "drain", "Let a node that is about to vanish save what only it has."),
     "deploy": Verb("deploy", "deploy", "Put the agent on nodes over SSH, upgrade it, or remove it."),
     "quarantine": Verb("quarantine", "quarantine", "See and take back what was set aside."),
     "completion": Verb("completion", "completion", "Print the completion script of a shell."),

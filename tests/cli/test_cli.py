@@ -43,6 +43,7 @@ VERBS = [
     "hosts",
     "token",
     "agent",
+    "drain",
     "deploy",
     "quarantine",
     "completion",
