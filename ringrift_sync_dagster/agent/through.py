@@ -110,8 +110,9 @@ class Through:
         self._pusher.hurry()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline.remaining()):
-                while await self._watcher.look():
-                    pass
+                more = await self._watcher.look(thorough=True)
+                while more:
+                    more = await self._watcher.look()
         while not deadline.expired:
             if not (await asyncio.to_thread(self._outbox.totals)).packs and not self._watcher.is_stopped_by:
                 break

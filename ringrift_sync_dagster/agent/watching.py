@@ -124,11 +124,12 @@ class Watcher:
                 log.exception("the look at the games databases failed")
             await asyncio.sleep(0 if more else self._seconds)
 
-    async def look(self, only: str = "") -> bool:
+    async def look(self, only: str = "", *, thorough: bool = False) -> bool:
         """Take what was finished since the last look into the outbox; say whether there is more to take at once.
 
         Args:
             only: The one database to look at, whether it changed or not.
+            thorough: Scan for new databases, however lately that was done.
 
         Raises:
             LocalDiskError: The outbox cannot be read.
@@ -137,7 +138,7 @@ class Watcher:
         async with self._turn:
             if await asyncio.to_thread(self._folders_changed):
                 self._scan_wanted = True
-            await self._scan_if_due()
+            await self._scan_if_due(thorough=thorough)
             if self._generation != self._outbox.read_again:
                 self._generation = self._outbox.read_again
                 for watched in self._watched.values():
@@ -159,25 +160,25 @@ class Watcher:
 
     async def name_of(self, path: str) -> str:
         """Give the name of a watched database by a path of this machine, or by its name; empty for any other."""
-        for _ in range(2):
+        for again in (True, False):
             if path in self._watched:
                 return path
             with contextlib.suppress(KitError):
                 name = self._roots.relative(path)
                 if name in self._watched:
                     return name
-            self._scan_wanted = True
-            await self.look()
+            if again:
+                await self.look(thorough=True)
         return ""
 
     def _folders_changed(self) -> bool:
         return any(_changed_at(folder) != known for folder, known in self._folders.items())
 
-    async def _scan_if_due(self) -> None:
+    async def _scan_if_due(self, *, thorough: bool) -> None:
         since = clock.monotonic() - self._scanned_at
         share = _SCAN_SHARE if self._scan_wanted else _IDLE_SCAN_SHARE
         least = self._seconds if self._scan_wanted else _IDLE_SCAN_SECONDS
-        if self._scanned_at and since < max(least, share * self._scan_took):
+        if self._scanned_at and not thorough and since < max(least, share * self._scan_took):
             return
         started = clock.monotonic()
         folders = await asyncio.to_thread(self._all_folders)  # before the scan: what comes meanwhile is seen next time

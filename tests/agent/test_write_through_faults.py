@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.agents import AgentProcess, wait_until
+from tests.agent.agents import AgentProcess, children, wait_until
 from tests.agent.conftest import StartAgent
 from tests.agent.through_parts import DATABASE, Field, arrived, outbox_of, status, wait_for, wait_until_empty
 
@@ -275,6 +276,32 @@ def test_peers_that_the_coordinator_named_are_remembered_over_a_restart(field: F
 
     wait_for(peer, "g1")
     wait_until_empty(spot)
+
+
+def test_what_an_idle_watch_of_50_databases_costs_is_printed(field: Field) -> None:
+    owner = field.receiver()
+    spot = field.spot(owner, watch_seconds=0.5)
+    for number in range(50):
+        field.play(f"g{number}", database=f"data/games/selfplay-{number}.db")
+    wait_for(owner, *(f"g{number}" for number in range(50)), seconds=60)
+    wait_until_empty(spot)
+    time.sleep(4)
+
+    before, seconds = used(spot), 20.0
+    time.sleep(seconds)
+    agent, workers = (after - one for after, one in zip(used(spot), before, strict=True))
+
+    print(f"idle: agent {100 * agent / seconds:.2f} %, workers {100 * workers / seconds:.2f} % of a core")
+
+
+def used(agent: AgentProcess) -> tuple[float, float]:
+    """Give the seconds of CPU time that an agent and its workers have used so far."""
+
+    def seconds(pid: int) -> float:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    return seconds(agent.pid), sum(map(seconds, children(agent.pid)))
 
 
 def test_upstream_bug_10_the_interval_that_is_set_is_the_one_that_runs(field: Field) -> None:
