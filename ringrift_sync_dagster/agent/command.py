@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from ringrift_sync_dagster.agent.forwarding import Forward
 from ringrift_sync_dagster.agent.serve import DEFAULT_PORT, run_agent
+from ringrift_sync_dagster.agent.through_config import WriteThrough
 from ringrift_sync_dagster.core.model import is_node_name
 from ringrift_sync_dagster.errors import SyncError
 from ringrift_sync_dagster.settings.nodes import Node
@@ -41,6 +42,7 @@ def run(arguments: Sequence[str] | None) -> int:
             revoked=args.revoked,
             is_ephemeral=args.ephemeral,
             forward=_forward(parser, args),
+            write_through=_write_through(parser, args),
         )
     except (SyncError, ValueError, OSError) as error:
         sys.stderr.write(f"the agent cannot run: {error}\n")
@@ -65,20 +67,36 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ephemeral", action="store_true", help="this node may vanish; its receipts say so")
     parser.add_argument("--forward-to", metavar="NAME=URL", help="the coordinator's agent, for packs of others")
     parser.add_argument("--forward-fingerprint", default="", help="SHA-256 of its certificate, with https")
-    parser.add_argument("--token", type=Path, help="this node's token, with scope relay; goes with --forward-to")
+    parser.add_argument("--write-through-to", metavar="NAME=URL", help="the coordinator's agent, for finished games")
+    parser.add_argument("--write-through-fingerprint", default="", help="SHA-256 of its certificate, with https")
+    parser.add_argument("--token", type=Path, help="this node's token; to forward packs of others, with scope relay")
     return parser
 
 
 def _forward(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Forward | None:
     if args.forward_to is None:
         return None
-    name, _, url = args.forward_to.partition("=")
+    owner = _owner(parser, "--forward", args.forward_to, args.forward_fingerprint)
+    if args.token is None:
+        parser.error("--forward-to needs --token")
+    return Forward(owner, args.token)
+
+
+def _write_through(parser: argparse.ArgumentParser, args: argparse.Namespace) -> WriteThrough | None:
+    if args.write_through_to is None:
+        return None
+    owner = _owner(parser, "--write-through", args.write_through_to, args.write_through_fingerprint)
+    if args.token is None and args.public_key is not None:
+        parser.error("--write-through-to needs --token where agents have a key")
+    return WriteThrough(owner, args.token)
+
+
+def _owner(parser: argparse.ArgumentParser, option: str, told: str, fingerprint: str) -> Node:
+    """Read where the coordinator's agent is."""
+    name, _, url = told.partition("=")
     parts = urlsplit(url)
     if not (is_node_name(name) and parts.scheme in {"http", "https"} and parts.hostname and parts.port):
-        parser.error("--forward-to is NAME=http(s)://address:port of the coordinator's agent")
-    if args.token is None or (parts.scheme == "https") != bool(args.forward_fingerprint):
-        parser.error("--forward-to needs --token, and https goes with --forward-fingerprint")
-    owner = Node(
-        name, "", "", tailscale_ip=parts.hostname, agent_port=parts.port, tls_fingerprint=args.forward_fingerprint
-    )
-    return Forward(owner, args.token)
+        parser.error(f"{option}-to is NAME=http(s)://address:port of the coordinator's agent")
+    if (parts.scheme == "https") != bool(fingerprint):
+        parser.error(f"{option}-to with https goes with {option}-fingerprint")
+    return Node(name, "", "", tailscale_ip=parts.hostname, agent_port=parts.port, tls_fingerprint=fingerprint)

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 IDS_TOLD: Final = 10_000
 _PACKS_ASKED: Final = 1_000
+_ID_CHARS: Final = 200
 _SECONDS: Final = 10.0
 _LONGEST_PAUSE: Final = 60.0
 
@@ -97,8 +98,13 @@ def risk(outbox: Outbox, now: float) -> dict[str, Any]:
         "version": 1,
         "games": totals.games,
         "bytes": totals.size_bytes,
-        "ids": outbox.ids(IDS_TOLD),
+        "ids": [game_id for game_id in outbox.ids(IDS_TOLD) if _can_be_told(game_id)],
         "oldest_age_seconds": None if totals.oldest is None else max(0.0, now - totals.oldest),
         "outbox_bytes": totals.size_bytes,
         "outbox_packs": totals.packs,
     }
+
+
+def _can_be_told(game_id: str) -> bool:
+    """Whether an id is one that a receiver stores; one odd id must not cost the whole report."""
+    return 0 < len(game_id) <= _ID_CHARS and game_id.isprintable()

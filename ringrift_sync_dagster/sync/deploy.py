@@ -178,7 +178,7 @@ class _Deploy:
             replace(node, agent_port=options.port or node.agent_port), parts.release(found.python), parts.wheel,
             parts.offline, hashlib.sha256(program()).hexdigest(), parts.unit_template, options.systemd,
             listening(node, trusted.holds_host), tuple(map(str, self.inventory.trusted_networks)),
-            self.key.public_pem.decode("ascii"), revoked, options.health_seconds,
+            self.key.public_pem.decode("ascii"), revoked, options.health_seconds, self.inventory.coordinator,
         )  # fmt: skip
 
     def _carry_out(self, order: Order, remote: Remote) -> str:

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringrift_sync_dagster.agent import command
 from ringrift_sync_dagster.settings.identity import CoordinatorKey, create_coordinator_key, issue_token
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.sync.deployment.found import Found, read_found
@@ -119,6 +120,27 @@ def test_a_bare_node_gets_everything(wanted: Wanted, key: CoordinatorKey) -> Non
     assert json.loads(order.config)["arguments"][:6] == ["--node", "node-a", "--root", "/srv/x", "--root", "/mnt/y"]
     assert outcome_word(found, order) == "installed"
     assert ordered(wanted, after(wanted, order, found), key) is None
+
+
+@pytest.mark.parametrize("pin,scheme", [("", "http"), ("ab" * 32, "https")])
+def test_an_ephemeral_node_is_told_where_its_finished_games_go(
+    wanted: Wanted, key: CoordinatorKey, pin: str, scheme: str
+) -> None:
+    owner = Node("hub-1", "203.0.113.1", "/srv/x", tailscale_ip="10.0.0.1", agent_port=9000, tls_fingerprint=pin)
+    spot = replace(wanted, node=replace(NODE, is_ephemeral=True), owner=owner)
+    order = ordered(spot, read_found(answer()), key)
+
+    assert order is not None
+    words = json.loads(order.config)["arguments"]
+    parser = command._parser()
+    told = command._write_through(parser, parser.parse_args(words))
+    assert told is not None
+    assert (told.coordinator.name, told.coordinator.address, told.coordinator.agent_port) == ("hub-1", "10.0.0.1", 9000)
+    assert (told.coordinator.tls_fingerprint, told.token_file) == (pin, Path("/srv/x/agent/keys/token.jwt"))
+    assert f"hub-1={scheme}://10.0.0.1:9000" in words
+    stays = ordered(replace(wanted, owner=owner), read_found(answer()), key)
+    assert stays is not None
+    assert "--write-through-to" not in json.loads(stays.config)["arguments"]
 
 
 @pytest.mark.parametrize(

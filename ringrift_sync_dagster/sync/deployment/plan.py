@@ -60,6 +60,7 @@ class Wanted:
         public_key: The coordinator's public key.
         revoked: The file of revoked ids.
         health_seconds: How long the agent may take to answer after its start.
+        owner: The coordinator, to which an ephemeral node pushes finished games; None: it does not.
 
     """
 
@@ -75,6 +76,7 @@ class Wanted:
     public_key: str
     revoked: str
     health_seconds: float
+    owner: Node | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +209,19 @@ def agent_arguments(wanted: Wanted, found: Found) -> list[str]:
     pairs += [("--host", listens.host), ("--port", str(wanted.node.agent_port))]
     pairs += [("--public-key", f"{keys}/{PUBLIC_KEY}"), ("--revoked", f"{keys}/{REVOKED}")]
     pairs += [("--trusted-network", network) for network in wanted.networks]
-    stays = ["--ephemeral"] if wanted.node.is_ephemeral else []
+    stays = ["--ephemeral", *_write_through(wanted.owner, f"{keys}/{TOKEN}")] if wanted.node.is_ephemeral else []
     return ["--node", wanted.node.name, *(word for pair in pairs for word in pair), *tls, *stays]
+
+
+def _write_through(owner: Node | None, token: str) -> list[str]:
+    """Give the arguments by which a node pushes finished games to the coordinator, if that can be reached."""
+    if owner is None or not owner.own_addresses:
+        return []
+    address, pin = owner.own_addresses[0], owner.tls_fingerprint
+    shown = f"[{address}]" if ":" in address else address
+    url = f"{'https' if pin else 'http'}://{shown}:{owner.agent_port}"
+    pinned = ["--write-through-fingerprint", pin] if pin else []
+    return ["--write-through-to", f"{owner.name}={url}", *pinned, "--token", token]
 
 
 def systemd_word(text: str) -> str:
