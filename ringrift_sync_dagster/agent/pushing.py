@@ -85,6 +85,12 @@ class Pusher:
             target.not_before = 0.0
         self.wake()
 
+    def coordinator_answers(self) -> None:
+        """The coordinator's agent was heard of: what waits is pushed there first again."""
+        if self._coordinator.answered():
+            self._pauses.clear()
+            self.wake()
+
     def set_peers(self, peers: Iterable[Mapping[str, Any]], *, remember: bool = True) -> None:
         """Take the list of peers that the coordinator told, best first; what is no persistent node is left out."""
         good, told = list[Node](), list[Mapping[str, Any]]()
@@ -145,28 +151,41 @@ class Pusher:
         return PEERS - sum(entry.copies.values())
 
     async def _push(self, entry: Entry) -> None:
+        """Push one entry to whom it may go now, until it is durable.
+
+        After a failure of the coordinator the peers come first: one that hangs must not keep games waiting whom others
+        could take. That it is back is noticed by the next report, or when the peers are not enough.
+        """
         copies = dict(entry.copies)
-        if self._coordinator.due():
-            copies.update(await self._send(self._coordinator, entry))
-        if not copies.get(self._coordinator.name):
-            for peer in self._peers:
-                if sum(copies.values()) >= PEERS:
-                    break
-                if peer.name not in copies and peer.due():
-                    copies.update(await self._send(peer, entry))
-        reached("pushing.before_acknowledge")
-        gone = False
-        if copies:  # old ones too: the process may have ended between the note of a copy and the letting go
-            gone = await asyncio.to_thread(self._outbox.acknowledge, entry.sha256, copies, clock.wall())
-        if gone:
-            self._pauses.pop(entry.sha256, None)
-            log.info("durable pack=%s games=%d at=%s", entry.sha256[:12], entry.games, sorted(copies))
-            self._left()
-            return
+        steps = [self._to_coordinator, self._to_peers]
+        for step in reversed(steps) if self._coordinator.failures else steps:
+            await step(entry, copies)
+            reached("pushing.before_acknowledge")
+            # Old copies count too: the process may have ended between the note of a copy and the letting go.
+            gone = copies != {} and await self._acknowledge(entry, copies)
+            if gone:
+                self._pauses.pop(entry.sha256, None)
+                log.info("durable pack=%s games=%d at=%s", entry.sha256[:12], entry.games, sorted(copies))
+                self._left()
+                return
         failures = self._pauses.get(entry.sha256, (0, 0.0))[0] + 1
         self._pauses[entry.sha256] = failures, clock.monotonic() + pause_seconds(failures, _LONGEST_PAUSE)
         message = self.last_error or "nobody who stays has acknowledged it"
         await asyncio.to_thread(self._outbox.failed, entry.sha256, message)
+
+    async def _acknowledge(self, entry: Entry, copies: Mapping[str, bool]) -> bool:
+        return await asyncio.to_thread(self._outbox.acknowledge, entry.sha256, copies, clock.wall())
+
+    async def _to_coordinator(self, entry: Entry, copies: dict[str, bool]) -> None:
+        if self._coordinator.due():
+            copies.update(await self._send(self._coordinator, entry))
+
+    async def _to_peers(self, entry: Entry, copies: dict[str, bool]) -> None:
+        for peer in self._peers:
+            if sum(copies.values()) >= PEERS:
+                break
+            if peer.name not in copies and peer.due():
+                copies.update(await self._send(peer, entry))
 
     async def _send(self, target: Target, entry: Entry) -> dict[str, bool]:
         """Push to one node; give its name and whether it keeps the pack for good, or nothing."""

@@ -1,7 +1,7 @@
 """Telling the coordinator's agent what would be lost if this node died now, and taking what it knows in return.
 
 The answer names packs that it has meanwhile (a peer forwarded them), the persistent peers to ask while it is away, and
-whether this node is to be emptied. An agent that does not know heartbeats is asked again a minute later.
+whether this node is to be emptied. Any answer says too that the coordinator is back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ringrift_sync_dagster.agent.pushing import Pusher
 from ringrift_sync_dagster.agent.through_config import WriteThrough
 from ringrift_sync_dagster.agent.ways import Target, Ways
 from ringrift_sync_dagster.core.model import SHA256
-from ringrift_sync_dagster.errors import SyncError
+from ringrift_sync_dagster.errors import RemoteCallError, RungUnusableError, SyncError, UnreachableError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.clock import Deadline
 
@@ -26,7 +26,7 @@ IDS_TOLD: Final = 10_000
 _PACKS_ASKED: Final = 1_000
 _ID_CHARS: Final = 200
 _SECONDS: Final = 10.0
-_LONGEST_PAUSE: Final = 60.0
+_LONGEST_PAUSE: Final = 10.0
 
 
 class Reports:
@@ -61,6 +61,9 @@ class Reports:
                 await self._beat()
             except (SyncError, OSError) as error:
                 self._coordinator.failed()
+                # An agent that takes no reports says so; that it is there is all that counts.
+                if isinstance(error, RemoteCallError | RungUnusableError) and not isinstance(error, UnreachableError):
+                    self._pusher.coordinator_answers()
                 if self._coordinator.failures & (self._coordinator.failures - 1) == 0:
                     log.warning("no heartbeat node=%s cause=%s", self._coordinator.name, error)
             except Exception:  # what is at risk is pushed all the same
@@ -75,6 +78,7 @@ class Reports:
         way = self._ways.to(self._coordinator.node)
         answer = await asyncio.to_thread(lambda: way.tell("/v1/heartbeat", body, deadline=Deadline.after(_SECONDS)))
         self._coordinator.answered()
+        self._pusher.coordinator_answers()
         await self._take(answer, set(body["packs"]))
 
     async def _take(self, answer: dict[str, Any], asked: set[str]) -> None:

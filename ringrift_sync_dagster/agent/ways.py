@@ -16,6 +16,7 @@ from ringrift_sync_dagster.transports.p2p_http import P2PHttpTransport
 
 _FIRST_PAUSE: Final = 0.5
 _DOUBLINGS: Final = 10
+_STALL_SECONDS: Final = 5.0  # a receiver that hangs keeps games waiting that another one could take
 
 
 def pause_seconds(failures: int, longest: float) -> float:
@@ -84,7 +85,9 @@ class Ways:
                 message = f"{node.address} is outside the trusted networks, and no certificate is pinned for it"
                 raise AuthenticationError(node.name, "p2p_http", message)
             networks = self._trusted.networks
-            self._open[node] = P2PHttpTransport(node, self._token, trusted_networks=networks, renewed=self._renewed())
+            self._open[node] = P2PHttpTransport(
+                node, self._token, trusted_networks=networks, stall_seconds=_STALL_SECONDS, renewed=self._renewed()
+            )
         return self._open[node]
 
     def keep_only(self, nodes: Iterable[Node]) -> None:

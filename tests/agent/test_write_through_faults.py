@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sqlite3
 import threading
 import time
@@ -65,9 +66,33 @@ def test_while_the_coordinator_is_away_two_persistent_peers_take_the_games(field
     wait_until_empty(spot)
     assert [arrived(peer) for peer in peers] == [["g1"], ["g1"], []]
     owner.start()
-    field.play("g2")
-    wait_for(owner, "g2")
-    assert arrived(peers[0]) == ["g1"]
+    wait_until(lambda: _plays_until_it_arrives(field, owner), 20)
+
+
+def _plays_until_it_arrives(field: Field, owner: AgentProcess) -> bool:
+    """Play one game more; say whether the coordinator has one again."""
+    field.play(f"more-{time.monotonic()}")
+    time.sleep(0.5)
+    return any(game_id.startswith("more-") for game_id in arrived(owner))
+
+
+def test_a_coordinator_that_hangs_keeps_no_games_waiting_that_peers_can_take(field: Field) -> None:
+    owner, peer = field.receiver(), field.receiver("stays-1")
+    spot = field.spot(owner, peer)
+    field.play("warm")
+    wait_for(owner, "warm")
+    os.kill(owner.pid, signal.SIGSTOP)
+    try:
+        field.play("first")
+        wait_for(peer, "first", seconds=25)
+        wait_until_empty(spot)
+        started = time.monotonic()
+        field.play("g1")
+        wait_for(peer, "g1")
+        print(f"finished to durable beside a coordinator that hangs: {time.monotonic() - started:.2f} s")
+    finally:
+        os.kill(owner.pid, signal.SIGCONT)
+    wait_until(lambda: _plays_until_it_arrives(field, owner), 20)
 
 
 def test_without_enough_persistent_peers_a_game_waits_for_the_coordinator(field: Field) -> None:
