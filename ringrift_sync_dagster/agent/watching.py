@@ -204,7 +204,10 @@ class Watcher:
             with contextlib.suppress(KitError):
                 one = self._watched.get(path) or _Watched(self._roots.resolve(path))
                 named = [entry["config"]] if entry["config"] else []
-                one.configs = tuple(dict.fromkeys([*one.configs, *named, *entry["games"]]))
+                configs = tuple(dict.fromkeys([*one.configs, *named, *entry["games"]]))
+                if configs != one.configs:
+                    one.token = ""  # it may have been read already, for the configs that were known then
+                one.configs = configs
                 one.readable, one.seen = entry["error"] is None, str(entry["token"])
                 watched[path] = one
         self._watched = watched
