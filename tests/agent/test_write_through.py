@@ -111,6 +111,9 @@ def test_upstream_bug_9_one_game_more_costs_the_bytes_of_one_game(shared: Shared
 
 
 def test_a_question_that_makes_no_sense_is_answered_and_a_game_of_no_database_too(shared: Shared) -> None:
+    shared.play("here")
+    wait_for(shared.owner, "here")
+
     assert "is no games database of this node" in shared.saved("g1", "data/games/none.db").reason
     assert "is no games database of this node" in shared.saved("g1", "/etc/passwd").reason
     assert "timeout must be" in shared.saved("g1", timeout=-1).reason
