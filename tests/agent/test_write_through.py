@@ -150,8 +150,8 @@ def test_the_databases_are_not_changed_by_the_watch(shared: Shared) -> None:
 
 
 def test_status_says_what_is_at_risk(shared: Shared) -> None:
-    shared.play("here")
-    wait_for(shared.owner, "here")
+    shared.play("there")
+    wait_for(shared.owner, "there")
     wait_until_empty(shared.node)
 
     found = status(shared.node)
