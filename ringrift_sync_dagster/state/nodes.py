@@ -213,6 +213,14 @@ def files_of(store: StateStore, node: str, data_type: str | None = None) -> list
         return [NodeFile(**row) for row in rows]
 
 
+def all_files(store: StateStore) -> list[NodeFile]:
+    """Give the files that all nodes last told, by node, path and config."""
+    columns = [node_files.c[name] for name in NodeFile.__dataclass_fields__]
+    statement = sa.select(*columns).order_by(node_files.c.node, node_files.c.path, node_files.c.config)
+    with store.read() as connection:
+        return [NodeFile(*row) for row in connection.execute(statement)]
+
+
 def _answered(
     connection: sa.Connection,
     node: str,

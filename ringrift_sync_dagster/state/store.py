@@ -152,10 +152,17 @@ def _checked_url(url: str) -> URL:
     return parsed
 
 
+KEPT_CONNECTIONS: Final = 32
+"""As many as a pass has threads: one that is opened anew for every question reads its pages from the disk again."""
+
+
 def _new_engine(url: URL) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         engine = sa.create_engine(
-            url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, max_overflow=-1
+            url,
+            connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+            pool_size=KEPT_CONNECTIONS,
+            max_overflow=-1,
         )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "checkout", _require_same_file)
@@ -167,18 +174,29 @@ def _new_engine(url: URL) -> sa.Engine:
         raise StateError(f"{database_name(url)} needs a driver: pip install psycopg2-binary") from error
 
 
-def _require_same_file(connection: Any, record: Any, _proxy: object) -> None:  # noqa: ANN401 - the driver's own class
-    """Give up a connection whose file was replaced, by a copy that somebody restored: what it writes is lost."""
-    with contextlib.suppress(FileNotFoundError):
-        file = Path(connection.execute("PRAGMA database_list").fetchone()[2]).stat()
-        if record.info.setdefault("file", (file.st_dev, file.st_ino)) != (file.st_dev, file.st_ino):
-            raise sa.exc.DisconnectionError
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own class
+def _prepare_sqlite(connection: Any, record: Any) -> None:  # noqa: ANN401 - the driver's own class
     connection.isolation_level = None  # the driver begins nothing by itself; _begin_sqlite does
     for pragma in ("foreign_keys = ON", "synchronous = FULL", "trusted_schema = OFF"):
         connection.execute(f"PRAGMA {pragma}")
+    path = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+    record.info["file"] = path, _file(path)
+
+
+def _require_same_file(_connection: object, record: Any, _proxy: object) -> None:  # noqa: ANN401 - as above
+    """Give up a connection whose file was replaced, by a copy that somebody restored: what it writes is lost."""
+    path, opened = record.info["file"]
+    now = _file(path)
+    if now is not None and opened is not None and now != opened:
+        raise sa.exc.DisconnectionError
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    """Which file a path leads to; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -15,6 +15,7 @@ from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.intake.rows import family_of
 from ringrift_sync_dagster.node.patterns import CONFIGS
 from ringrift_sync_dagster.state.deep_scans import DeepScan, all_deep_scans
+from ringrift_sync_dagster.state.nodes import NodeFile, all_files
 from ringrift_sync_dagster.state.placements import Placement, all_placements
 from ringrift_sync_dagster.state.versions import (
     Published,
@@ -62,6 +63,14 @@ class OwnerState:
     def placements(self) -> Mapping[tuple[str, str, str], Placement]:
         """What nodes were brought last, by node, data type and config."""
         return {(one.node, one.data_type, one.config): one for one in all_placements(self.runtime.state)}
+
+    @cached_property
+    def files(self) -> Mapping[str, list[NodeFile]]:
+        """What the nodes last told, by node; as it was when it was read."""
+        found: dict[str, list[NodeFile]] = {}
+        for file in all_files(self.runtime.state):
+            found.setdefault(file.node, []).append(file)
+        return found
 
     @cached_property
     def deep_scans(self) -> Mapping[tuple[str, str, str], DeepScan]:

@@ -37,6 +37,7 @@ from ringrift_sync_dagster.transports.base import Transport
 
 SURVEYS: Final = 16
 """Nodes that are asked at the same time what they have; one that hangs must not keep others from being collected."""
+FEW_NODES: Final = 20  # above it, what nodes told last is read once for all of them
 PER_NODE: Final = 2
 """Partitions of one node at the same time: one is packed while another is merged."""
 LEASE_WAIT_SECONDS: Final = 600.0
@@ -231,7 +232,8 @@ class Pass:
         ]
 
     def _survey_and_move(self) -> None:
-        surveys = {self._surveyors.submit(self._survey, node): node for node in self._order.nodes}
+        files = self._known.files if len(self._order.nodes) > FEW_NODES else None
+        surveys = {self._surveyors.submit(self._survey, node, files): node for node in self._order.nodes}
         running: dict[Future[Outcome], _Item] = {}
         gathering: dict[Future[None], DataType] = {}
         free = self._runtime.settings.max_concurrent_syncs
@@ -258,10 +260,11 @@ class Pass:
         node_state.seen_all(self._runtime.state, self._unchanged, at=clock.wall())
         self._unchanged.clear()
 
-    def _survey(self, node: Node) -> Survey:
+    def _survey(self, node: Node, files: Mapping[str, Sequence[NodeFile]] | None) -> Survey:
         transport = self._runtime.transport_to(node)
         self._transports[node.name] = transport
-        found = survey(self._runtime, transport, node, tuple(self._movers))
+        known = None if files is None else files.get(node.name, ())
+        found = survey(self._runtime, transport, node, tuple(self._movers), known)
         self._routing.look_again(node, transport)
         return found
 

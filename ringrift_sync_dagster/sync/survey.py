@@ -6,7 +6,7 @@ a delta is only accepted on top of the very token that it was made from.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -51,25 +51,39 @@ class Survey:
         return self.files.get((data_type, config), ()) + self.files.get((data_type, ""), ())
 
 
-def survey(runtime: Runtime, transport: Transport, node: Node, data_types: Collection[DataType]) -> Survey:
+def survey(
+    runtime: Runtime,
+    transport: Transport,
+    node: Node,
+    data_types: Collection[DataType],
+    files: Sequence[NodeFile] | None = None,
+) -> Survey:
     """Ask for what changed, take it over, and sort the files of the data types.
+
+    Args:
+        runtime: What to work with.
+        transport: The way to the node.
+        node: The node.
+        data_types: Which.
+        files: What the node told last, for one that says that nothing changed; the state database is asked when None.
 
     Raises:
         TransferError: The node cannot be asked, or its answer makes no sense.
 
     """
     unchanged, rtt_seconds = _update(runtime, transport, node)
+    known = files if unchanged and files is not None else node_state.files_of(runtime.state, node.name)
     told: dict[str, list[NodeFile]] = {}
-    for file in node_state.files_of(runtime.state, node.name):
+    for file in known:
         told.setdefault(file.data_type, []).append(file)
-    files: dict[tuple[DataType, str], list[NodeFile]] = {}
+    sorted_: dict[tuple[DataType, str], list[NodeFile]] = {}
     notes: list[tuple[DataType, Note]] = []
     for data_type in data_types:
         for file in told.get(data_type.value, ()):
             if file.error:
                 notes.append((data_type, _note(runtime, file)))
-            files.setdefault((data_type, file.config), []).append(file)
-    return Survey({key: tuple(found) for key, found in files.items()}, tuple(notes), unchanged, rtt_seconds)
+            sorted_.setdefault((data_type, file.config), []).append(file)
+    return Survey({key: tuple(found) for key, found in sorted_.items()}, tuple(notes), unchanged, rtt_seconds)
 
 
 def _update(runtime: Runtime, transport: Transport, node: Node) -> tuple[bool, float]:
