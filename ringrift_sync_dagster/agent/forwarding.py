@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ringrift_sync_dagster.agent.in_thread import in_thread
+from ringrift_sync_dagster.agent.ways import Ways, pause_seconds
 from ringrift_sync_dagster.core.model import SHA256, Artifact, is_node_name
 from ringrift_sync_dagster.errors import SyncError, UnreachableError
 from ringrift_sync_dagster.settings import clock
@@ -39,7 +40,7 @@ class Forward:
     Args:
         owner: The coordinator.
         token_file: This node's token, with scope relay; read anew each time.
-        pause_seconds: The first pause after a failure; it doubles up to ``LONGEST_PAUSE``.
+        pause_seconds: The first pause after a failure; it grows up to ``LONGEST_PAUSE``.
 
     """
 
@@ -111,7 +112,7 @@ class Forwarder:
                 self._tell(error)
                 self._failures += 1
                 # Not woken by arrivals: who is out of reach for one pack is so for the next.
-                await asyncio.sleep(min(self._forward.pause_seconds * 2 ** min(self._failures - 1, 20), LONGEST_PAUSE))
+                await asyncio.sleep(pause_seconds(self._failures, LONGEST_PAUSE, self._forward.pause_seconds))
             except Exception:  # whatever happens, what lies here is tried again
                 log.exception("forwarding failed")
                 await asyncio.sleep(LONGEST_PAUSE)
@@ -141,8 +142,8 @@ class Forwarder:
         due = {name: path for name, path in lying.items() if self._brought.is_due(name)}
         if not due:
             return
-        token = self._forward.token_file.read_text(encoding="ascii").strip()
-        with P2PHttpTransport(self._forward.owner, lambda: token, trusted_networks=self._trusted.networks) as way:
+        with contextlib.closing(Ways(self._forward.token_file, None, self._trusted)) as ways:
+            way = ways.to(self._forward.owner)
             failed: SyncError | None = None
             for name, path in due.items():
                 if self._cancel.is_set():

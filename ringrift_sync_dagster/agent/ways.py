@@ -19,9 +19,9 @@ _DOUBLINGS: Final = 10
 _STALL_SECONDS: Final = 5.0  # a receiver that hangs keeps games waiting that another one could take
 
 
-def pause_seconds(failures: int, longest: float) -> float:
+def pause_seconds(failures: int, longest: float, first: float = _FIRST_PAUSE) -> float:
     """Give how long to wait after so many failures in a row: growing, bounded, and never the same for all who wait."""
-    return min(longest, _FIRST_PAUSE * 2.0 ** min(failures - 1, _DOUBLINGS)) * random.uniform(0.5, 1.0)  # noqa: S311
+    return min(longest, first * 2.0 ** min(failures - 1, _DOUBLINGS)) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 class Target:

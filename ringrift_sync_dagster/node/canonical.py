@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import uuid
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
 
 from .errors import KitError
 from .reader import uri_path
@@ -140,11 +140,16 @@ def read_cursor(conn: sqlite3.Connection, node: str, path: str, config: str) -> 
     return dict(json.loads(row[0])) if row else None
 
 
-def read_cursors(conn: sqlite3.Connection, config: str) -> Dict[Tuple[str, str], Dict[str, Any]]:
-    """How far this store has read each database with games of a config, by (node, path)."""
+def read_cursors(
+    conn: sqlite3.Connection, config: str, nodes: Optional[Collection[str]] = None
+) -> Dict[Tuple[str, str], Dict[str, Any]]:
+    """How far this store has read each database with games of a config (of all nodes where None), by (node, path)."""
     if get(conn, "schema") is None:
         return {}
-    rows = conn.execute("SELECT node, path, cursor FROM ringrift_cursors WHERE config = ?", (config,))
+    statement = "SELECT node, path, cursor FROM ringrift_cursors WHERE config = ?"
+    if nodes is not None:
+        statement += " AND node IN ({})".format(", ".join("?" * len(nodes)))
+    rows = conn.execute(statement, (config, *(nodes or ())))
     return {(node, path): dict(json.loads(cursor)) for node, path, cursor in rows}
 
 

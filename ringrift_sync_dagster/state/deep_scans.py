@@ -6,7 +6,7 @@ jumps makes a look earlier or later, never wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,10 +54,13 @@ def deep_scan(store: StateStore, node: str, path: str, config: str) -> DeepScan 
     return None if row is None else DeepScan(**row)
 
 
-def all_deep_scans(store: StateStore) -> list[DeepScan]:
-    """Give every look, in no order."""
+def all_deep_scans(store: StateStore, nodes: Collection[str] | None = None) -> list[DeepScan]:
+    """Give every look at these nodes (None: at all), in no order."""
+    statement = sa.select(deep_scans)
+    if nodes is not None:
+        statement = statement.where(deep_scans.c.node.in_(nodes))
     with store.read() as connection:
-        return [DeepScan(**row) for row in connection.execute(sa.select(deep_scans)).mappings()]
+        return [DeepScan(**row) for row in connection.execute(statement).mappings()]
 
 
 def remember(store: StateStore, scan: DeepScan) -> None:

@@ -6,7 +6,7 @@ to. It decides whether a node need be asked at all; the node's own answer always
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -78,10 +78,10 @@ def placement_of(store: StateStore, node: str, data_type: str, config: str) -> P
     return found[0] if found else None
 
 
-def all_placements(store: StateStore, node: str | None = None) -> list[Placement]:
-    """Give every line (of one node), by node, data type and config."""
+def all_placements(store: StateStore, nodes: Collection[str] | None = None) -> list[Placement]:
+    """Give every line of these nodes (None: of all), by node, data type and config."""
     statement = sa.select(placements).order_by(*(placements.c[name] for name in _KEY))
-    return _placements(store, statement if node is None else statement.where(placements.c.node == node))
+    return _placements(store, statement if nodes is None else statement.where(placements.c.node.in_(nodes)))
 
 
 def _placements(store: StateStore, statement: sa.Select[Any]) -> list[Placement]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,10 +46,10 @@ class CanonicalStore:
         with self._read(config) as conn:
             return canonical.read_cursor(conn, node, path, config) if conn else None
 
-    def cursors(self, config: str) -> dict[tuple[str, str], dict[str, Any]]:
-        """How far the store has read each node's database, by (node, path)."""
+    def cursors(self, config: str, nodes: Collection[str] | None = None) -> dict[tuple[str, str], dict[str, Any]]:
+        """How far the store has read each database of these nodes (None: of all), by (node, path)."""
         with self._read(config) as conn:
-            return canonical.read_cursors(conn, config) if conn else {}
+            return canonical.read_cursors(conn, config, nodes) if conn else {}
 
     def set_cursor(self, config: str, node: str, path: str, cursor: Mapping[str, Any]) -> None:
         """Remember a cursor for which there was nothing to merge; makes the database when there is none."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -43,10 +43,12 @@ class RecordsStore:
         with self._read(family) as conn:
             return canonical.read_cursor(conn, node, path, config) if conn else None
 
-    def cursors(self, family: str, config: str) -> dict[tuple[str, str], dict[str, Any]]:
-        """How far the store has read each node's database, by (node, path)."""
+    def cursors(
+        self, family: str, config: str, nodes: Collection[str] | None = None
+    ) -> dict[tuple[str, str], dict[str, Any]]:
+        """How far the store has read each database of these nodes (None: of all), by (node, path)."""
         with self._read(family) as conn:
-            return canonical.read_cursors(conn, config) if conn else {}
+            return canonical.read_cursors(conn, config, nodes) if conn else {}
 
     def holds(self, family: str, config: str) -> bool:
         """Whether there is any record of a config."""

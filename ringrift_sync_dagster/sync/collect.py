@@ -23,8 +23,9 @@ from ringrift_sync_dagster.state.new_games import watch_new_games
 from ringrift_sync_dagster.state.transfers import mark_abandoned
 from ringrift_sync_dagster.sync.announcing import Announcer, is_asked_for
 from ringrift_sync_dagster.sync.held import Brought, bring_held, bring_of_silent
+from ringrift_sync_dagster.sync.mover import Order
 from ringrift_sync_dagster.sync.movers import MOVERS
-from ringrift_sync_dagster.sync.passes import SURVEYS, Order, Pass
+from ringrift_sync_dagster.sync.passes import SURVEYS, Pass
 from ringrift_sync_dagster.sync.report import CollectReport, Outcome, failure_of
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.targets import is_target

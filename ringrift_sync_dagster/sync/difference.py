@@ -82,7 +82,7 @@ def difference(owner: OwnerState, node: Node, *, asked: bool = False) -> Differe
 
     """
     state = owner.runtime.state
-    brought = {(one.data_type, one.config): one for one in all_placements(state, node.name)}
+    brought = {(one.data_type, one.config): one for one in all_placements(state, [node.name])}
     files = files_of(state, node.name)
     targets = {data_type for data_type in DataType if is_target(node, data_type, asked=asked)}
     # A node without a database of its own for matches or the registry is left without one.

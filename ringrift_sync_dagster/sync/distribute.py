@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from ringrift_sync_dagster.core.bandwidth import data_type_priority
@@ -43,7 +44,7 @@ from ringrift_sync_dagster.state.versions import (
 )
 from ringrift_sync_dagster.sync.fields import Sender, flag, makes_sense, path_of, whole
 from ringrift_sync_dagster.sync.holders import OWNER, Holders
-from ringrift_sync_dagster.sync.passes import Work
+from ringrift_sync_dagster.sync.mover import Work
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.transferring import check_room, disk_of_node, push
@@ -87,10 +88,16 @@ class Distribution:
 
     def __init__(self, runtime: Runtime, data_type: DataType, holders: Holders | None = None) -> None:
         self._runtime, self._data_type = runtime, data_type
-        self.holders = holders or Holders()
-        for placement in all_placements(runtime.state):
-            if placement.data_type == data_type.value and self._may_serve(placement.node):
-                self.holders.add(placement.content, placement.node)
+        self._given = holders
+
+    @cached_property
+    def holders(self) -> Holders:
+        """Who serves whom; read when something is to be brought, for most passes bring nothing."""
+        holders = self._given or Holders()
+        for placement in all_placements(self._runtime.state):
+            if placement.data_type == self._data_type.value and self._may_serve(placement.node):
+                holders.add(placement.content, placement.node)
+        return holders
 
     def bring(self, work: Work, files: Sequence[NodeFile]) -> None:
         """Bring the node what is published of the partition's config, unless it has it.

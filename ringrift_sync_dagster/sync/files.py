@@ -21,8 +21,8 @@ from ringrift_sync_dagster.state.placements import Placement, placed, placement_
 from ringrift_sync_dagster.state.versions import Version, VersionState, published_version
 from ringrift_sync_dagster.sync.distribute import Distribution, is_there
 from ringrift_sync_dagster.sync.fields import Sender, makes_sense, whole
+from ringrift_sync_dagster.sync.mover import Errors, Order, Work
 from ringrift_sync_dagster.sync.owner_state import OwnerState
-from ringrift_sync_dagster.sync.passes import Errors, Order, Work
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.transferring import fetch
@@ -34,7 +34,7 @@ _SOON: Final = frozenset({"changed", "locked"})
 
 @dataclass(frozen=True, slots=True)
 class FilesMover:
-    """How npz or models move; see ``passes.Mover``.
+    """How npz or models move; see ``mover.Mover``.
 
     Args:
         data_type: ``npz`` or ``models``.

@@ -28,8 +28,8 @@ from ringrift_sync_dagster.state.placements import Placement, placed, placement_
 from ringrift_sync_dagster.sync.answers import UNKNOWN_CONFIG, usable_cursor
 from ringrift_sync_dagster.sync.deep import look_deeper
 from ringrift_sync_dagster.sync.fields import Sender, makes_sense, text
+from ringrift_sync_dagster.sync.mover import Errors, Order, Work
 from ringrift_sync_dagster.sync.owner_state import OwnerState
-from ringrift_sync_dagster.sync.passes import Errors, Order, Work
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.row_answers import read_applied
 from ringrift_sync_dagster.sync.source import SourceCollector, collect_source
@@ -55,7 +55,7 @@ class Brought:
 
 @dataclass(frozen=True, slots=True)
 class GamesMover:
-    """How games move; see ``passes.Mover``."""
+    """How games move; see ``mover.Mover``."""
 
     _turns: defaultdict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
 

@@ -9,7 +9,7 @@ from typing import Final
 from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.sync.files import make_files_mover
 from ringrift_sync_dagster.sync.games import GamesMover
-from ringrift_sync_dagster.sync.passes import Mover
+from ringrift_sync_dagster.sync.mover import Mover
 from ringrift_sync_dagster.sync.rows import make_rows_mover
 from ringrift_sync_dagster.sync.runtime import Runtime
 

@@ -37,15 +37,17 @@ class OwnerState:
 
     Args:
         runtime: What to work with.
+        nodes: The only nodes that are asked about, where they are few; None: any.
 
     """
 
     runtime: Runtime
+    nodes: tuple[str, ...] | None = None
     _cursors: dict[tuple[str, str], Mapping[tuple[str, str], str]] = field(default_factory=dict)
 
     def after_ups(self) -> OwnerState:
         """Give a state that reads anew what data that came up has changed: merged databases, versions, cursors."""
-        later = OwnerState(self.runtime)
+        later = OwnerState(self.runtime, self.nodes)
         later.__dict__["placements"] = self.placements  # a way up changes none of those that a way down looks at
         return later
 
@@ -62,7 +64,7 @@ class OwnerState:
     @cached_property
     def placements(self) -> Mapping[tuple[str, str, str], Placement]:
         """What nodes were brought last, by node, data type and config."""
-        return {(one.node, one.data_type, one.config): one for one in all_placements(self.runtime.state)}
+        return {(one.node, one.data_type, one.config): one for one in all_placements(self.runtime.state, self.nodes)}
 
     @cached_property
     def files(self) -> Mapping[str, list[NodeFile]]:
@@ -75,7 +77,7 @@ class OwnerState:
     @cached_property
     def deep_scans(self) -> Mapping[tuple[str, str, str], DeepScan]:
         """How far the slow looks have come, by node, path and config."""
-        return {(one.node, one.path, one.config): one for one in all_deep_scans(self.runtime.state)}
+        return {(one.node, one.path, one.config): one for one in all_deep_scans(self.runtime.state, self.nodes)}
 
     @cached_property
     def contents(self) -> frozenset[tuple[str, str, str]]:
@@ -111,6 +113,6 @@ class OwnerState:
     def _all_cursors(self, store: str, config: str) -> Mapping[tuple[str, str], str]:
         if store in {"games", "eval"}:
             games = self.runtime.intake.evaluation if store == "eval" else self.runtime.intake.store
-            return {place: reached_end_at(cursor) for place, cursor in games.cursors(config).items()}
-        found = self.runtime.rows.store.cursors(store, config)
+            return {place: reached_end_at(cursor) for place, cursor in games.cursors(config, self.nodes).items()}
+        found = self.runtime.rows.store.cursors(store, config, self.nodes)
         return {place: str(cursor.get("token", "")) for place, cursor in found.items()}

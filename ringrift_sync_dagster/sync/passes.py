@@ -12,13 +12,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol, TypeAlias
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
 
-from ringrift_sync_dagster.core.bandwidth import Direction, data_type_priority
 from ringrift_sync_dagster.core.fairness import Turns
 from ringrift_sync_dagster.core.model import DataType, Partition
-from ringrift_sync_dagster.core.pressure import may_be_last_copy
 from ringrift_sync_dagster.errors import BackpressureError, LeaseHeldError, SyncError, storable
 from ringrift_sync_dagster.intake.games import collecting
 from ringrift_sync_dagster.settings import clock
@@ -28,6 +26,7 @@ from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.nodes import NodeFile
 from ringrift_sync_dagster.sync.announcing import is_asked_for
 from ringrift_sync_dagster.sync.forecasting import Forecaster
+from ringrift_sync_dagster.sync.mover import Errors, Mover, Order, Work
 from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.pass_routing import PassRouting
 from ringrift_sync_dagster.sync.report import Note, Outcome, failure_of
@@ -37,124 +36,15 @@ from ringrift_sync_dagster.transports.base import Transport
 
 SURVEYS: Final = 16
 """Nodes that are asked at the same time what they have; one that hangs must not keep others from being collected."""
-FEW_NODES: Final = 20  # above it, what nodes told last is read once for all of them
+FEW_NODES: Final = 20  # above it, what is known of nodes is read once for all of them
 PER_NODE: Final = 2
 """Partitions of one node at the same time: one is packed while another is merged."""
 LEASE_WAIT_SECONDS: Final = 600.0
 """How long somebody who asked for it waits for another process that works on the same partition."""
 BUSY_SECONDS: Final = 1.0
 """How long a strategy's pass does; then it leaves the partition to that process."""
-PARTITION_SECONDS: Final = 1800.0
-"""How long a pass stays with one partition: a node whose games have no end, or that only says so, holds up no other."""
 
 _LOG: Final = logging.getLogger(__name__)
-
-Errors: TypeAlias = list[tuple[str, SyncError]]
-"""What went wrong with which file; the empty name stands for the whole partition."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a pass is asked to do.
-
-    Args:
-        configs: Which configs.
-        nodes: Which nodes.
-        trigger: What started it, such as ``cli``.
-        up: Whether data comes up from nodes.
-        down: Whether data goes down to nodes.
-        to: Names of nodes that are brought everything, whatever they do.
-        recover: Also collect the files that we wrote on nodes, and their canonical ones.
-        force: Also let a worse file replace a better one.
-        in_order: True: the nodes stand in the order in which the caller wants them served; else the best come first.
-
-    """
-
-    configs: Sequence[str]
-    nodes: Sequence[Node]
-    trigger: str
-    up: bool = True
-    down: bool = True
-    to: frozenset[str] = frozenset()
-    recover: bool = False
-    force: bool = False
-    in_order: bool = False
-
-
-@dataclass(slots=True)
-class Work:
-    """One partition of one data type, one way: what a mover works with, and what it did so far.
-
-    Args:
-        runtime: What to work with.
-        order: What the pass is asked to do.
-        transport: The way to the node.
-        node: The node.
-        partition: Config and node.
-        outcome: What was done so far; grows.
-        notes: What a person should know; grows as well.
-        deadline: When this pass leaves the rest of the partition to the next one.
-
-    """
-
-    runtime: Runtime
-    order: Order
-    transport: Transport
-    node: Node
-    partition: Partition
-    outcome: Outcome
-    notes: list[Note] = field(default_factory=list)
-    deadline: clock.Deadline = field(default_factory=lambda: clock.Deadline.after(PARTITION_SECONDS))
-
-    def call(self, op: str, arguments: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Run a kit operation on the node within ``seconds``.
-
-        Raises:
-            TransferError: The node could not be asked.
-            RemoteCallError: The kit refused.
-
-        """
-        return self.transport.call(op, arguments, deadline=clock.Deadline.after(seconds))
-
-    def is_held(self, data_type: DataType, *, up: bool, evaluation: bool = False) -> bool:
-        """Say whether backpressure holds such data of this node now; after a loss nothing is held."""
-        way: Direction = "up" if up else "down"
-        # Whatever a pass brings down as npz and models is what was published.
-        priority = data_type_priority(data_type, way, promoted=not up, archive=evaluation)
-        last = may_be_last_copy(data_type, way, ephemeral=self.node.is_ephemeral, evaluation=evaluation)
-        last_copy = last or self.order.recover
-        return self.runtime.bandwidth.holds(self.node.name, priority, last_copy=last_copy, trigger=self.order.trigger)
-
-
-class Mover(Protocol):
-    """How one data type moves; one object serves one pass, from several threads.
-
-    Errors that concern one file are returned; one that is raised ends the partition. What was done before stays.
-    """
-
-    def begin(self, order: Order) -> Errors:
-        """Do once, before any node is asked, what belongs to the owner's disk alone."""
-
-    def sources(self, files: Sequence[NodeFile], order: Order) -> Sequence[NodeFile]:
-        """Choose the files that are to come up; a partition without any is not worked on."""
-
-    def quiet(
-        self, known: OwnerState, partition: Partition, files: Sequence[NodeFile], order: Order, *, up: bool
-    ) -> bool:
-        """Say whether the way up (``files`` are its sources) or down would find nothing to do; asks nobody.
-
-        Only what is certain by what is known here counts: where it is in doubt, the answer is no.
-        """
-
-    def gathered(self, order: Order) -> Errors:
-        """Do once, when all that was to come up has come, what is best done for all of it."""
-
-    def up(self, work: Work, files: Sequence[NodeFile]) -> Errors:
-        """Bring what the files hold for this config, and the owner lacks."""
-
-    def down(self, work: Work, files: Sequence[NodeFile]) -> Errors:
-        """Bring the node what it lacks; ``files`` are all of this data type that it told."""
-
 
 _Item: TypeAlias = tuple[DataType, Partition, bool]
 """A data type, a partition, and True for the way up."""
@@ -187,7 +77,8 @@ class Pass:
         self._gathers_left = set(movers) if order.up else set()
         self._downs_left = set(movers) if order.down else set()
         self._transports: dict[str, Transport] = {}
-        self._known = OwnerState(runtime)
+        few = tuple(self._nodes) if len(self._nodes) <= FEW_NODES else None
+        self._known = OwnerState(runtime, few)
         self._unchanged: list[str] = []
         self._came_up = False
         self._forecaster = Forecaster(runtime, order.trigger)
@@ -232,7 +123,7 @@ class Pass:
         ]
 
     def _survey_and_move(self) -> None:
-        files = self._known.files if len(self._order.nodes) > FEW_NODES else None
+        files = self._known.files if self._known.nodes is None else None
         surveys = {self._surveyors.submit(self._survey, node, files): node for node in self._order.nodes}
         running: dict[Future[Outcome], _Item] = {}
         gathering: dict[Future[None], DataType] = {}

@@ -24,8 +24,8 @@ from ringrift_sync_dagster.state.nodes import NodeFile
 from ringrift_sync_dagster.state.placements import Placement, placed, placement_of
 from ringrift_sync_dagster.sync.damaged import DAMAGED, list_damaged
 from ringrift_sync_dagster.sync.fields import Sender
+from ringrift_sync_dagster.sync.mover import Errors, Order, Work
 from ringrift_sync_dagster.sync.owner_state import OwnerState
-from ringrift_sync_dagster.sync.passes import Errors, Order, Work
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.row_answers import read_applied, read_names, read_rows
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -38,7 +38,7 @@ PACKS_AT_ONCE: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class RowsMover:
-    """How one of the two data types moves; see ``passes.Mover``.
+    """How one of the two data types moves; see ``mover.Mover``.
 
     Args:
         data_type: ``elo`` or ``registry``.

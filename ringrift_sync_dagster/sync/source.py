@@ -34,7 +34,7 @@ from ringrift_sync_dagster.sync.answers import (
 )
 from ringrift_sync_dagster.sync.damaged import DAMAGED, list_damaged
 from ringrift_sync_dagster.sync.fields import Sender
-from ringrift_sync_dagster.sync.passes import Work
+from ringrift_sync_dagster.sync.mover import Work
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.transferring import fetch

@@ -76,14 +76,14 @@ def survey(
     told: dict[str, list[NodeFile]] = {}
     for file in known:
         told.setdefault(file.data_type, []).append(file)
-    sorted_: dict[tuple[DataType, str], list[NodeFile]] = {}
+    by_config: dict[tuple[DataType, str], list[NodeFile]] = {}
     notes: list[tuple[DataType, Note]] = []
     for data_type in data_types:
         for file in told.get(data_type.value, ()):
             if file.error:
                 notes.append((data_type, _note(runtime, file)))
-            sorted_.setdefault((data_type, file.config), []).append(file)
-    return Survey({key: tuple(found) for key, found in sorted_.items()}, tuple(notes), unchanged, rtt_seconds)
+            by_config.setdefault((data_type, file.config), []).append(file)
+    return Survey({key: tuple(found) for key, found in by_config.items()}, tuple(notes), unchanged, rtt_seconds)
 
 
 def _update(runtime: Runtime, transport: Transport, node: Node) -> tuple[bool, float]:

@@ -252,7 +252,7 @@ class _Look:
         """Look at what a node was brought; short: what its links lead to, deep: by letting it hash them."""
         brought = [
             one
-            for one in all_placements(self._runtime.state, node.name)
+            for one in all_placements(self._runtime.state, [node.name])
             if one.data_type in _FILES and one.config in self._configs and (one.content or one.detail.get("distrusted"))
         ]
         brought = [one if one.content else replace(one, content=str(one.detail["distrusted"])) for one in brought]

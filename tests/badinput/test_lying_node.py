@@ -13,7 +13,7 @@ import pytest
 from ringrift_sync_dagster.core.model import DataType, Partition
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.sync.collect import collect
-from ringrift_sync_dagster.sync.passes import Order, Work
+from ringrift_sync_dagster.sync.mover import Order, Work
 from ringrift_sync_dagster.sync.report import Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.source import SourceCollector, collect_source

@@ -18,8 +18,9 @@ from ringrift_sync_dagster.settings.settings import Settings
 from ringrift_sync_dagster.state.nodes import NodeFile
 from ringrift_sync_dagster.state.versions import Version, add_version, publish
 from ringrift_sync_dagster.sync.distribute import Distribution
+from ringrift_sync_dagster.sync.mover import Errors, Order, Work
 from ringrift_sync_dagster.sync.owner_state import OwnerState
-from ringrift_sync_dagster.sync.passes import Errors, Order, Pass, Work
+from ringrift_sync_dagster.sync.passes import Pass
 from ringrift_sync_dagster.sync.report import Note, Outcome
 from ringrift_sync_dagster.sync.runtime import Runtime
 

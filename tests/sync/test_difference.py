@@ -15,7 +15,7 @@ from ringrift_sync_dagster.sync.difference import Difference, difference
 from ringrift_sync_dagster.sync.owner_state import OwnerState
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.sync.conftest import Field
-from tests.sync.test_collect import A
+from tests.sync.test_collect import A, B
 
 CONFIG = "hex8_2p"
 REST_SECONDS = 2.2
@@ -103,3 +103,17 @@ def test_what_the_flow_table_brings_is_missing_on_the_node_until_it_was_brought(
     assert {DataType.GAMES, DataType.MODELS} <= asked
     left = [one for one in told(field_, asked=True).missing if one.way == "down"]
     assert [one for one in left if one.data_type not in {DataType.ELO, DataType.REGISTRY}] == []
+
+
+def test_who_looks_at_few_nodes_reads_only_what_is_known_of_them(field_: Field) -> None:
+    for node in field_.nodes:
+        field_.play(node, f"data/games/{node}.db", make_game(node, CONFIG))
+    with Runtime.open(field_.settings) as runtime:
+        move(runtime, Request(nodes=list(field_.nodes), down=False))
+        few, all_ = OwnerState(runtime, (A,)), OwnerState(runtime)
+
+        assert {node for node, _, _ in few.deep_scans} == {A}
+        assert {node for node, _, _ in all_.deep_scans} == set(field_.nodes)
+        assert few.read_up_to("games", CONFIG, B, f"data/games/{B}.db") is None
+        assert all_.read_up_to("games", CONFIG, B, f"data/games/{B}.db") is not None
+        assert few.read_up_to("games", CONFIG, A, f"data/games/{A}.db") is not None

@@ -23,8 +23,9 @@ from ringrift_sync_dagster.state import breakers, exclusions, measures, nodes, p
 from ringrift_sync_dagster.state.events import publish
 from ringrift_sync_dagster.state.placements import Placement, placed
 from ringrift_sync_dagster.sync import process_runtime
+from ringrift_sync_dagster.sync.mover import Order
 from ringrift_sync_dagster.sync.node_facts import load_facts
-from ringrift_sync_dagster.sync.passes import Order, Pass
+from ringrift_sync_dagster.sync.passes import Pass
 from ringrift_sync_dagster.sync.router import Route, SyncRouter
 from ringrift_sync_dagster.sync.runtime import Runtime
 from ringrift_sync_dagster.sync.strategies import AutoSyncConfig, requests
