@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
-from ringrift_sync_dagster.cli.names import ConfigName
+from ringrift_sync_dagster.cli.names import config_option
 from ringrift_sync_dagster.cli.output import ago, clean, show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
 
@@ -16,7 +16,7 @@ _DIRECTORY = click.argument("directory", required=False, metavar="[DIR]", type=c
 
 @click.command(context_settings=CONTEXT)
 @_DIRECTORY
-@click.option("--config", "configs", multiple=True, type=ConfigName(), help="Only this config; may be given again.")
+@config_option
 @click.option("--dry-run", is_flag=True, help="Only show what there is to archive.")
 @click.option("--list", "listing", is_flag=True, help="Show the archives of DIR.")
 @verb("hosts", "root", "state-url")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
-from ringrift_sync_dagster.cli.names import ConfigName, node_names
+from ringrift_sync_dagster.cli.names import ConfigName, config_option, node_names, node_option
 from ringrift_sync_dagster.cli.output import ago, show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
 from ringrift_sync_dagster.node.patterns import DATA_TYPES
@@ -80,15 +80,8 @@ def diff(session: Session, node: str, asked: bool) -> int:  # noqa: FBT001 - a f
 @click.command(context_settings=CONTEXT)
 @click.option("--deep", is_flag=True, help="Hash every file again, on nodes too, and read databases to the end.")
 @click.option("--no-repair", is_flag=True, help="Only look.")
-@click.option("--config", "configs", multiple=True, type=ConfigName(), help="Only this config; may be repeated.")
-@click.option(
-    "--node",
-    "nodes",
-    multiple=True,
-    shell_complete=node_names,
-    metavar="NAME",
-    help="Of nodes only this one; may be repeated.",
-)
+@config_option
+@node_option
 @verb("hosts", "home", "root", "state-url")
 def verify(session: Session, deep: bool, no_repair: bool, configs: tuple[str, ...], nodes: tuple[str, ...]) -> int:  # noqa: FBT001 - flags
     """Look again at what was verified once, and repair from another verified copy what was lost or rotted."""

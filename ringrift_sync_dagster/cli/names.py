@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from ringrift_sync_dagster.node.patterns import CONFIGS, config_key
+from ringrift_sync_dagster.node.patterns import CONFIGS, DATA_TYPES, config_key
 
 
 def node_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's form
@@ -37,3 +37,17 @@ class ConfigName(click.ParamType[str]):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's form
         """Give the keys that begin so."""
         return [CompletionItem(config) for config in CONFIGS if config.startswith(incomplete)]
+
+
+type_option = click.option(
+    "--type", "data_types", type=click.Choice(DATA_TYPES), multiple=True,
+    help="Only this data type; may be given again. By default all five.",
+)  # fmt: skip
+config_option = click.option(
+    "--config", "configs", type=ConfigName(), multiple=True,
+    help="Only this config, such as hex8_2p; may be given again.",
+)  # fmt: skip
+node_option = click.option(
+    "--node", "nodes", multiple=True, shell_complete=node_names, metavar="NAME",
+    help="Only this node; may be given again.",
+)  # fmt: skip

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
-from ringrift_sync_dagster.cli.names import ConfigName, node_names
+from ringrift_sync_dagster.cli.names import config_option, node_option, type_option
 from ringrift_sync_dagster.cli.output import show_json, show_table, size
 from ringrift_sync_dagster.cli.session import Session, verb
-from ringrift_sync_dagster.node.patterns import DATA_TYPES
 
 if TYPE_CHECKING:
     from ringrift_sync_dagster.settings.settings import Settings
@@ -22,11 +21,9 @@ STRATEGIES = ("hybrid", "ephemeral", "broadcast", "pull", "auto", "priority", "q
 
 @click.command(context_settings=CONTEXT)
 @click.option("--strategy", type=click.Choice(STRATEGIES), default="hybrid", show_default=True, help="Whose pass.")
-@click.option("--type", "data_types", type=click.Choice(DATA_TYPES), multiple=True, help="Only this data type.")
-@click.option("--config", "configs", multiple=True, type=ConfigName(), help="Only this config; may be repeated.")
-@click.option(
-    "--node", "nodes", multiple=True, shell_complete=node_names, metavar="NAME", help="Only this node; may be repeated."
-)
+@type_option
+@config_option
+@node_option
 @verb("hosts", "home", "root", "state-url")
 def plan(
     session: Session, strategy: str, data_types: tuple[str, ...], configs: tuple[str, ...], nodes: tuple[str, ...]

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ringrift_sync_dagster.cli.lazy import CONTEXT
-from ringrift_sync_dagster.cli.names import ConfigName, node_names
+from ringrift_sync_dagster.cli.names import config_option, node_names, node_option, type_option
 from ringrift_sync_dagster.cli.output import clean, show_json, show_table, size
 from ringrift_sync_dagster.cli.progress import shown_progress
 from ringrift_sync_dagster.cli.session import Session, verb
-from ringrift_sync_dagster.node.patterns import DATA_TYPES
 
 if TYPE_CHECKING:
     from ringrift_sync_dagster.sync.collect import Request
@@ -36,25 +35,9 @@ Examples:
 
 
 @click.command(context_settings=CONTEXT, epilog=EXAMPLES)
-@click.option(
-    "--type", "data_types", type=click.Choice(DATA_TYPES), multiple=True,
-    help="Only this data type; may be given again. By default all five.",
-)  # fmt: skip
-@click.option(
-    "--config",
-    "configs",
-    type=ConfigName(),
-    multiple=True,
-    help="Only this config, such as hex8_2p; may be given again.",
-)
-@click.option(
-    "--node",
-    "nodes",
-    multiple=True,
-    shell_complete=node_names,
-    metavar="NAME",
-    help="Only this node; may be given again.",
-)
+@type_option
+@config_option
+@node_option
 @click.option("--up", "up", is_flag=True, help="Only bring data from nodes.")
 @click.option("--down", "down", is_flag=True, help="Only bring data to nodes.")
 @click.option(
@@ -90,16 +73,9 @@ def sync(session: Session, /, transport: str | None, dry_run: bool, **chosen: An
 
 
 @click.command(context_settings=CONTEXT)
-@click.option("--type", "data_types", multiple=True, type=click.Choice(DATA_TYPES), help="Only this data type.")
-@click.option("--config", "configs", multiple=True, type=ConfigName(), help="Only this config; may be given again.")
-@click.option(
-    "--node",
-    "nodes",
-    multiple=True,
-    shell_complete=node_names,
-    metavar="NAME",
-    help="Only this node; may be given again.",
-)
+@type_option
+@config_option
+@node_option
 @click.option("--recover", is_flag=True, help="Also ask for what was once brought to nodes, after a loss here.")
 @click.option("--transport", type=click.Choice(TRANSPORTS), help="Only this transport; by default each in order.")
 @verb("hosts", "root", "state-url")
