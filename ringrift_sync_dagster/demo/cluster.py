@@ -30,6 +30,7 @@ from ringrift_sync_dagster.demo.ssh_nodes import SshServer
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.identity import PUBLIC_NAME, Scope, create_coordinator_key, issue_token
 from ringrift_sync_dagster.settings.inventory import Inventory, load_inventory
+from ringrift_sync_dagster.settings.nodes import Node
 
 TEMPLATE: Final = CHECKOUT / "hosts"
 PORT: Final = 8765
@@ -51,6 +52,9 @@ class EmbeddedCluster:
         nodes: Nodes that run; by default all that games are collected from.
         ssh: Those of them that have an OpenSSH server instead of an agent, and the programs that a login finds there.
         settings: Further ``RINGRIFT_`` variables for ``environment``.
+        write_through: True: every agent is started by the command ``ringrift-sync agent``, the coordinator's too. So
+            finished games of ephemeral nodes are pushed, persistent nodes keep and forward them, and the coordinator's
+            agent merges at once. False: agents are asked, and do nothing by themselves.
         fresh: True: what an earlier cluster left in ``base`` is deleted.
 
     Raises:
@@ -68,9 +72,11 @@ class EmbeddedCluster:
         nodes: Sequence[str] | None = None,
         ssh: Mapping[str, Sequence[str]] | None = None,
         settings: Mapping[str, str] | None = None,
+        write_through: bool = False,
         fresh: bool = False,
     ) -> None:
         self.base = base.absolute()
+        self._write_through = write_through
         self._lock = _take_lock(self.base / _LOCK)
         self.processes = Processes(self.base / "logs")  # ends leftovers before their files go
         if fresh:
@@ -90,6 +96,7 @@ class EmbeddedCluster:
         collected = [node.name for node in self.inventory.active_nodes() if node.collectable]
         self.nodes: tuple[str, ...] = tuple(nodes) if nodes is not None else tuple(collected)
         self.agents = tuple(name for name in self.nodes if name not in self.ssh)
+        """Nodes with an agent, without the coordinator."""
 
     def __enter__(self) -> Self:
         try:
@@ -158,11 +165,12 @@ class EmbeddedCluster:
         servers = [self.ssh[node] for node in self.nodes if node in self.ssh]
         for server in servers:
             self.processes.start(_ssh_name(server.node), server.arguments)
-        for node in self.agents:
+        agents = (self.coordinator, *self.agents) if self._write_through else self.agents
+        for node in agents:
             self._launch(node)
         for server in servers:
             self._wait_for_login(server)
-        for node in self.agents:
+        for node in agents:
             self._wait_until_ready(node)
 
     def start_agent(self, node: str) -> int:
@@ -229,37 +237,35 @@ class EmbeddedCluster:
         """Write inventory, keys, tokens and folders; what is there from an earlier start is used again."""
         names = list(self._octets)
         self._write_hosts(self.hosts, {name: self.address(name) for name in names})
+        inventory = load_inventory(self.hosts)
         key = create_coordinator_key(self.base / "keys")
         (self.base / "tokens").mkdir(mode=0o700, exist_ok=True)
         for name in names:
-            scope = Scope.COORDINATOR if name == self.coordinator else Scope.NODE
             file = self.token_file(name)
             file.touch(mode=0o600)  # before it holds anything
-            file.write_text(issue_token(key, name, [scope], clock.wall()))
+            file.write_text(issue_token(key, name, self._scopes(inventory.nodes[name]), clock.wall()))
             (self.node_root(name) / "data" / "games").mkdir(parents=True, exist_ok=True)
-        return load_inventory(self.hosts)
+        return inventory
+
+    def _scopes(self, node: Node) -> list[Scope]:
+        if node.is_coordinator:
+            return [Scope.COORDINATOR]
+        return [Scope.NODE, Scope.RELAY] if self._write_through and not node.is_ephemeral else [Scope.NODE]
 
     def _write_hosts(self, target: Path, addresses: Mapping[str, str]) -> None:
         further = {node: server.inventory_keys for node, server in self.ssh.items()}
         write_hosts(self._template, target, addresses, self.node_root, further)
 
     def _launch(self, node: str) -> None:
-        public = self.base / "keys" / PUBLIC_NAME
-        self.processes.start(
-            agent_name(node),
-            [
-                *(
-                    PYTHON,
-                    "-m",
-                    "ringrift_sync_dagster.agent",
-                    "--node",
-                    node,
-                    "--root",
-                    str(self.node_root(node)),
-                ),
-                *("--host", self.address(node), "--port", str(PORT), "--public-key", str(public)),
-            ],
-        )
+        options = ["--node", node, "--host", self.address(node), "--port", str(PORT)]
+        options += ["--public-key", str(self.base / "keys" / PUBLIC_NAME)]
+        if self._write_through:
+            program, environment = [PYTHON, "-m", "ringrift_sync_dagster.cli", "agent"], dict(self.environment)
+            environment["RINGRIFT_SYNC_TOKEN_FILE"] = str(self.token_file(node))
+        else:
+            program, environment = [PYTHON, "-m", "ringrift_sync_dagster.agent"], {}
+            options += ["--root", str(self.node_root(node))]
+        self.processes.start(agent_name(node), program + options, environment)
 
     def _wait_until_ready(self, node: str) -> None:
         limit = clock.monotonic() + _READY_SECONDS
