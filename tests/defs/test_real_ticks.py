@@ -24,8 +24,8 @@ from ringrift_sync_dagster.state.leases import holder_of
 from ringrift_sync_dagster.state.marks import Mark
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.loop import strategy_lease
+from tests import looking
 from tests.living import digest, free_port, kill_with_children, until
-from tests.soak import looking
 
 pytestmark = pytest.mark.cluster
 

@@ -28,8 +28,8 @@ from ringrift_sync_dagster.state import marks
 from ringrift_sync_dagster.state.events import Event, events_since
 from ringrift_sync_dagster.state.marks import Mark
 from ringrift_sync_dagster.state.store import StateStore
+from tests import looking
 from tests.living import digest, free_port, until
-from tests.soak import looking
 
 SECONDS = 600.0
 """How long it is left alone; `make soak ARGS=--soak-seconds=300` is a shorter try, 240 the shortest."""
