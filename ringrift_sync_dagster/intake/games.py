@@ -133,7 +133,8 @@ class GamesIntake:
     def _merge(self, arrival: Arrival, pack: _Pack, config: str, started: float) -> Accepted:
         change_id = _change_id(arrival)
         origin = Origin(arrival.artifact.sha256, arrival.node, change_id)
-        cursor = _cursor(arrival, pack)
+        # Where nobody asked for a pack (it was pushed), it says itself how far its reader was.
+        cursor = _cursor(arrival) if arrival.source_path else packfile.declared(pack.meta)
         try:
             with self._writing(pack, config) as lease:
                 merged = pack.store.merge(
@@ -161,7 +162,7 @@ class GamesIntake:
         told = {"set_aside": len(asides), "asides": named}
         summary = {**_note(arrival, pack, config, change_id, started), **told}
         with self._writing(pack, config):
-            pack.store.add_change(config, arrival.node, change_id, summary, _cursor(arrival, pack))
+            pack.store.add_change(config, arrival.node, change_id, summary, _cursor(arrival))
         games = pack.store.games(config)
         return Accepted(config, set_aside=tuple(asides), canonical_games=games, changed=True)
 
@@ -248,11 +249,9 @@ def _change_id(arrival: Arrival) -> str:
     return f"{arrival.artifact.sha256[:16]}-{os.urandom(8).hex()}"
 
 
-def _cursor(arrival: Arrival, pack: _Pack) -> tuple[str, dict[str, Any]] | None:
-    """The cursor to write with the rows: the asker's word, else that of the pack (a push)."""
-    if arrival.source_path:
-        return (arrival.source_path, dict(arrival.cursor)) if arrival.cursor is not None else None
-    return packfile.declared_cursor(pack.meta)
+def _cursor(arrival: Arrival) -> tuple[str, dict[str, Any]] | None:
+    """The cursor to write with the rows, by the word of who asked for the pack."""
+    return (arrival.source_path, dict(arrival.cursor)) if arrival.source_path and arrival.cursor is not None else None
 
 
 def _note(arrival: Arrival, pack: _Pack, config: str, change_id: str, started: float) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def merge_file(pack: str, into: str, scratch: str, order: Order, now: float) -> 
             os.makedirs(os.path.dirname(into), exist_ok=True)
             merged = merge_pack(
                 into, database, origin, order.config, lambda aside: files.append(_keep(scratch, aside)),
-                packfile.declared_cursor(meta), _note(order, origin, meta, os.path.getsize(pack), now),
+                packfile.declared(meta), _note(order, origin, meta, os.path.getsize(pack), now),
             )  # fmt: skip
     except sqlite3.Error as error:
         raise reader.classified(error, into) from error

@@ -3,17 +3,16 @@
 Provenance and the reader's cursor are part of the transaction. A game enters whole or not at all. New games are
 inserted in bulk, moves first (upstream's triggers abort the other order); a known id is joined, revised or renamed
 (``conflict``, ``join``); what cannot enter is handed to ``set_aside``, which must make it durable before it returns,
-because the commit that drops it comes after. Checks look at the rows written; a failed one takes the whole
-transaction back.
+because the commit that drops it comes after. Checks look at the rows written; a failed one takes all of it back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
-from . import canonical, reader
+from . import canonical, packfile, pushed, reader
 from .claims import Claim, read_claims
 from .conflict import Contender, settle
 from .digest import GameDigests, all_digests, digest_of, origin_id
@@ -76,7 +75,7 @@ def merge_pack(
     origin: Origin,
     config: str,
     set_aside: SetAside,
-    cursor: Optional[Tuple[str, Dict[str, Any]]] = None,
+    cursor: Union[Tuple[str, Dict[str, Any]], packfile.Declared, None] = None,
     note: Optional[Dict[str, Any]] = None,
     before_commit: Callable[[], None] = lambda: None,
 ) -> Merged:
@@ -88,7 +87,7 @@ def merge_pack(
         origin: Provenance of the rows.
         config: Every game must be of it; others are set aside.
         set_aside: Makes one game that does not enter durable; called before the commit.
-        cursor: (path of the source database, cursor) to write in the same transaction.
+        cursor: (path of the source database, cursor) to write in the same transaction, or of a push what it declares.
         note: What else the change shall say.
         before_commit: Called last of all; what it raises takes the transaction back (a lease that was lost).
 
@@ -103,6 +102,8 @@ def merge_pack(
             canonical.prepare(conn)
             merger = _Merger(conn, origin, config, set_aside)
             merger.run()
+            if isinstance(cursor, packfile.Declared):
+                cursor = pushed.cursor_to_write(conn, cursor, origin.node, config)
             if cursor is not None:
                 canonical.write_cursor(conn, origin.node, cursor[0], config, cursor[1])
             merged = merger.finish(note or {})

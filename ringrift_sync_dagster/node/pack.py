@@ -265,6 +265,7 @@ def _describe(source: Source, request: Request, name: str, found: Found) -> int:
         "path": name,
         "kind": "aside" if request.aside else "games",
         "cursor": json.dumps(found.cursor.as_json(), sort_keys=True) if found.cursor else "",
+        "after": json.dumps(request.cursor.as_json() if request.cursor else None, sort_keys=True),
         "schema_version": str(SCHEMA_VERSION),
         "kit_version": KIT_VERSION,
     }

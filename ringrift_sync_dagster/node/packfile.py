@@ -20,7 +20,7 @@ import zlib
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from . import reader
-from .cursor import parse
+from .cursor import Cursor, parse
 from .errors import KitError
 from .schema import pack_ddl
 from .source import text
@@ -191,15 +191,19 @@ def _valid(value: str) -> str:
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def declared_cursor(meta: Dict[str, str]) -> Optional[Tuple[str, Dict[str, Any]]]:
-    """The path of the source database and the cursor behind this pack, as the pack says.
+class Declared(NamedTuple):
+    """What a pack says of its reader: the path of the database, where it began (None: at the beginning), and ended."""
 
-    None when the pack says nothing sound.
-    """
+    path: str
+    after: Optional[Cursor]
+    cursor: Cursor
+
+
+def declared(meta: Dict[str, str]) -> Optional[Declared]:
+    """How far the reader of this pack was before and behind it; None when the pack says nothing sound."""
     try:
-        value = json.loads(meta.get("cursor") or "null")
-        cursor = parse(value)
-    except (ValueError, RecursionError, KitError):
+        cursor, after = parse(json.loads(meta.get("cursor") or "null")), parse(json.loads(meta["after"]))
+    except (KeyError, ValueError, RecursionError, KitError):
         return None
     path = meta.get("path", "")
-    return (path, value) if path and cursor is not None else None
+    return Declared(path, after, cursor) if path and cursor is not None else None

@@ -18,6 +18,7 @@ from ringrift_sync_dagster.errors import CanonicalStoreError, LeaseHeldError, Lo
 from ringrift_sync_dagster.node import canonical
 from ringrift_sync_dagster.node.errors import KitError
 from ringrift_sync_dagster.node.merge import Merged, Origin, SetAside, merge_pack
+from ringrift_sync_dagster.node.packfile import Declared
 from ringrift_sync_dagster.storage.layout import Layout
 
 _BUSY: Final = ("locked", "busy")
@@ -120,7 +121,7 @@ class CanonicalStore:
         origin: Origin,
         set_aside: SetAside,
         *,
-        cursor: tuple[str, dict[str, Any]] | None,
+        cursor: tuple[str, dict[str, Any]] | Declared | None,
         note: dict[str, Any],
         before_commit: Callable[[], None],
     ) -> Merged:

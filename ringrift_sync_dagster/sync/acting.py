@@ -1,13 +1,14 @@
 """What a strategy does at a mark: one pass for most, and for EPHEMERAL a look at every node that is not busy.
 
 A look at an ephemeral node must not wait for another node: each has a thread of its own, and one whose look goes on at
-the next mark (a large file, a dead host) is left out there, so that the rhythm holds for all others.
+the next mark (a large file, a dead host) is left out there, so that the rhythm holds for all others. Games of a node
+that writes through and says that it does come by themselves: they are looked at once a minute, as what settles a doubt.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final, Self
 
@@ -15,6 +16,8 @@ from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.errors import SyncError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.nodes import UP, node_rows
+from ringrift_sync_dagster.state.risks import every
+from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.collect import Request, move, settle
 from ringrift_sync_dagster.sync.report import CollectReport
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -27,6 +30,8 @@ SICK_LOOKERS: Final = 16
 """Of those that did not answer the last time: they must not take the threads of the others."""
 SETTLE_SECONDS: Final = 60.0
 """How often the loop finishes what killed processes left."""
+SPEAKS_SECONDS: Final = 15.0
+"""A node that sent no heartbeat for so long (three of them) is silent, and is asked for its games."""
 _SHARE: Final = 0.8
 
 _LOG: Final = logging.getLogger(__name__)
@@ -42,6 +47,20 @@ def pass_once(runtime: Runtime, config: AutoSyncConfig, trigger: str) -> list[Re
 
     """
     return [move(runtime, request) for request in requests(config, cluster_view(runtime, config), trigger)]
+
+
+def writing_through(state: StateStore, now: float) -> frozenset[str]:
+    """Name the nodes that said just now that their games come by themselves, and have none that waits for long.
+
+    Raises:
+        StateError: The state database cannot be read.
+
+    """
+    return frozenset(
+        risk.node
+        for risk in every(state)
+        if now - risk.at < SPEAKS_SECONDS and (risk.age(now) or 0.0) < SPEAKS_SECONDS and risk.lost_at is None
+    )
 
 
 class EphemeralLooks:
@@ -63,6 +82,7 @@ class EphemeralLooks:
         self._sick_pool = ThreadPoolExecutor(SICK_LOOKERS, thread_name_prefix="sick look")
         self._busy: dict[str, Future[Reports]] = {}
         self._settled_at = float("-inf")
+        self._looked_at: dict[str, float] = {}
         self._told: dict[str, str] = {}
         self.changed = 0
         """Partitions that changed since the beginning."""
@@ -97,14 +117,24 @@ class EphemeralLooks:
             self._settled_at = clock.monotonic()
         before = self.changed
         well = {row.name for row in node_rows(self._runtime.state) if row.status == UP}
+        speaking = writing_through(self._runtime.state, clock.wall())
         for name, types in self.nodes.items():
-            if name not in self._busy:
-                request = Request(types, None, [name], self._trigger, down=False)
+            due = [] if name in self._busy else self._due(name, types, speaking)
+            if due:
+                request = Request(due, None, [name], self._trigger, down=False)
                 pool = self._pool if name in well and not self._told.get(name) else self._sick_pool
                 self._busy[name] = pool.submit(move, self._runtime, request, settled=True)
         wait(self._busy.values(), timeout=self._limit_seconds)
         self._collect()
         return self.changed - before
+
+    def _due(self, name: str, types: list[DataType], speaking: Collection[str]) -> list[DataType]:
+        """Give what a node is asked for now."""
+        now = clock.monotonic()
+        if name in speaking and now - self._looked_at.get(name, float("-inf")) <= SETTLE_SECONDS:
+            return [one for one in types if one is not DataType.GAMES]
+        self._looked_at[name] = now
+        return types
 
     def _collect(self) -> None:
         for name in [name for name, future in self._busy.items() if future.done()]:

@@ -161,7 +161,7 @@ def check_pack(data: bytes) -> None:
         with contextlib.suppress(KitError):
             packfile.inflate(str(folder / "pack"), str(folder / "pack.db"), 4 << 20)
             with packfile.open_pack(str(folder / "pack.db")) as conn:
-                packfile.declared_cursor(packfile.read_meta(conn))
+                packfile.declared(packfile.read_meta(conn))
             origin = Origin("0" * 64, "n", "c")
             merge_pack(str(folder / "canonical.db"), str(folder / "pack.db"), origin, CONFIG, lambda _: None)
         assert {path.name.partition(".")[0] for path in folder.iterdir()} <= {"pack", "canonical"}

@@ -15,7 +15,7 @@ from ringrift_sync_dagster.demo.content import Row
 from ringrift_sync_dagster.demo.games import Game, make_game
 from ringrift_sync_dagster.demo.recorder import Recorder
 from ringrift_sync_dagster.demo.schemas import Dialect
-from ringrift_sync_dagster.node import packfile
+from ringrift_sync_dagster.node import canonical, packfile
 from ringrift_sync_dagster.node.cursor import parse
 from ringrift_sync_dagster.node.digest import GameDigests, digests
 from ringrift_sync_dagster.node.merge import Aside, Merged, Origin, merge_pack
@@ -78,6 +78,21 @@ class Shop:
         to_write = (NAME, cursor) if cursor else None
         pack = self.inflated(artifact)
         return merge_pack(str(self.canonical), str(pack), origin, CONFIG, self.asides.append, to_write)
+
+    def push(self, artifact: str, node: str = "vast-1") -> Merged:
+        """Merge a pack that nobody asked for: how far its reader was, it says itself."""
+        pack = self.inflated(artifact)
+        with packfile.open_pack(str(pack)) as conn:
+            declared = packfile.declared(packfile.read_meta(conn))
+        origin = Origin(artifact, node, secrets.token_hex(8))
+        return merge_pack(str(self.canonical), str(pack), origin, CONFIG, self.asides.append, declared)
+
+    def stored(self, node: str = "vast-1") -> dict[str, Any] | None:
+        """How far the store has read the node's database."""
+        if not self.canonical.exists():
+            return None
+        with canonical.opened(str(self.canonical)) as conn:
+            return canonical.read_cursor(conn, node, NAME, CONFIG)
 
     def collect(self, database: Path, node: str = "vast-1") -> Merged:
         """Order one pack with everything and merge it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import sqlite3
 import time
@@ -385,4 +384,6 @@ def test_a_pack_is_plain_json_and_sqlite_for_every_reader(shop: Shop, tmp_path: 
     with packfile.open_pack(str(shop.inflated(result["artifact"]))) as conn:
         meta = packfile.read_meta(conn)
     assert (meta["config"], meta["path"], meta["kind"]) == (CONFIG, NAME, "games")
-    assert packfile.declared_cursor(meta) == (NAME, json.loads(json.dumps(result["cursor"])))
+    declared = packfile.declared(meta)
+    assert declared is not None
+    assert (declared.path, declared.after, declared.cursor.as_json()) == (NAME, None, result["cursor"])

@@ -14,7 +14,8 @@ import yaml
 from ringrift_sync_dagster.core.model import DataType, Partition
 from ringrift_sync_dagster.settings.settings import Settings
 from ringrift_sync_dagster.state.leases import hold
-from ringrift_sync_dagster.sync.acting import EphemeralLooks
+from ringrift_sync_dagster.state.risks import Risk, put
+from ringrift_sync_dagster.sync.acting import SPEAKS_SECONDS, EphemeralLooks
 from ringrift_sync_dagster.sync.collect import Request, move
 from ringrift_sync_dagster.sync.passes import lease_name
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -55,6 +56,25 @@ def test_a_node_that_never_answers_keeps_no_other_from_being_looked_at(field_: F
             assert "vast-silent" in looks.nodes
 
     assert max(took) < 3.0
+
+
+def test_a_node_whose_games_come_by_themselves_is_asked_for_them_once_a_minute_until_it_is_silent(
+    field_: Field,
+) -> None:
+    node = field_.nodes[0]
+    field_.play(node, "data/games/x.db", game("g1", config=CONFIG))
+    with Runtime.open(field_.settings) as runtime, EphemeralLooks(runtime, "test", 5.0) as looks:
+        put(runtime.state, Risk(node, at=time.time()))
+        changes = [looks.look()]
+        field_.play(node, "data/games/x.db", game("g2", config=CONFIG))
+        changes.append(looks.look())
+        put(runtime.state, Risk(node, games=1, ids=["g2"], oldest_at=time.time() - 20, at=time.time()))
+        changes.append(looks.look())
+        field_.play(node, "data/games/x.db", game("g3", config=CONFIG))
+        put(runtime.state, Risk(node, at=time.time() - SPEAKS_SECONDS))
+        changes.append(looks.look())
+
+    assert changes == [1, 0, 1, 1]
 
 
 def test_a_dead_node_is_told_once_and_a_node_that_is_well_not_at_all(
