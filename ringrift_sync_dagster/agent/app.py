@@ -161,6 +161,8 @@ class Interface:
         parts = self._parts
         parts.metrics.sending.set(parts.downloads.running)
         await parts.heartbeats.show()
+        if parts.through is not None:
+            await parts.through.show()
         parts.metrics.receiving.set(parts.uploads.running)
         return web.Response(body=parts.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ringrift_sync_dagster.agent.forwarding import Forward
+from ringrift_sync_dagster.agent.preemption import checked_url
 from ringrift_sync_dagster.agent.serve import DEFAULT_PORT, run_agent
 from ringrift_sync_dagster.agent.through_config import WriteThrough
 from ringrift_sync_dagster.core.model import is_node_name
@@ -41,6 +42,7 @@ def run(arguments: Sequence[str] | None) -> int:
             trusted_networks=args.trusted_network or DEFAULT_TRUSTED,
             revoked=args.revoked,
             is_ephemeral=args.ephemeral,
+            min_durable_copies=args.min_durable_copies,
             forward=_forward(parser, args),
             write_through=_write_through(parser, args),
         )
@@ -69,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--forward-fingerprint", default="", help="SHA-256 of its certificate, with https")
     parser.add_argument("--write-through-to", metavar="NAME=URL", help="the coordinator's agent, for finished games")
     parser.add_argument("--write-through-fingerprint", default="", help="SHA-256 of its certificate, with https")
+    parser.add_argument("--min-durable-copies", type=int, default=1, help="persistent nodes as good as the coordinator")
+    parser.add_argument(
+        "--preemption-notice", metavar="URL|aws", help="where the provider's notice is asked for; by default nowhere"
+    )
     parser.add_argument("--token", type=Path, help="this node's token; to forward packs of others, with scope relay")
     return parser
 
@@ -84,11 +90,14 @@ def _forward(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Forwa
 
 def _write_through(parser: argparse.ArgumentParser, args: argparse.Namespace) -> WriteThrough | None:
     if args.write_through_to is None:
+        if args.preemption_notice is not None:
+            parser.error("--preemption-notice goes with --write-through-to: it drains what write-through has")
         return None
     owner = _owner(parser, "--write-through", args.write_through_to, args.write_through_fingerprint)
     if args.token is None and args.public_key is not None:
         parser.error("--write-through-to needs --token where agents have a key")
-    return WriteThrough(owner, args.token)
+    url = "" if args.preemption_notice is None else checked_url(args.preemption_notice)
+    return WriteThrough(owner, args.token, min_durable_copies=args.min_durable_copies, preemption_url=url)
 
 
 def _owner(parser: argparse.ArgumentParser, option: str, told: str, fingerprint: str) -> Node:

@@ -1,8 +1,11 @@
 """Taking heartbeats at the owner's agent: what a node says is on it alone; the answer says what it may forget.
 
     POST /v1/heartbeat {"version": 1, "games": 3, "bytes": 900, "ids": [...], "oldest_age_seconds": 4.2,
-                        "outbox_bytes": 900, "outbox_packs": 1, "packs": ["<sha256>", ...]}
+                        "outbox_bytes": 900, "outbox_packs": 1, "packs": ["<sha256>", ...], "stopped_by": "",
+                        "draining": false, "drain": {"id", "drained", "unread", "error"}}
         ->  {"durable": ["<sha256>", ...], "peers": [{"node", "url", "fingerprint", "ephemeral"}], "drain": false}
+
+Where somebody wants a node emptied that he cannot reach, ``drain`` is true, beside ``drain_id`` and ``drain_seconds``.
 
 A token speaks for its node. A pack is durable when it is merged, or lies verified on a node that stays: a receipt says
 so, and receipts name content. A pack without one is simply pushed again.
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -28,6 +32,7 @@ from ringrift_sync_dagster.core.model import SHA256
 from ringrift_sync_dagster.errors import storable
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.identity import Scope
+from ringrift_sync_dagster.state.node_reports import DrainWish, NodeReport, take_report
 from ringrift_sync_dagster.state.receipts import holders_of
 from ringrift_sync_dagster.state.risks import MAX_IDS, Risk, every, put
 from ringrift_sync_dagster.state.store import StateStore
@@ -35,6 +40,7 @@ from ringrift_sync_dagster.state.store import StateStore
 VERSION: Final = 1
 MAX_PACKS: Final = 1000
 _ID_CHARS: Final = 200
+_WORDS_CHARS: Final = 500
 _MOST: Final = 1 << 62
 
 
@@ -44,6 +50,7 @@ class _Beat:
 
     risk: Risk
     packs: tuple[str, ...]
+    report: NodeReport
 
 
 class HeartbeatDesk:
@@ -55,12 +62,20 @@ class HeartbeatDesk:
         limits: Bounds of the agent.
         metrics: Shows what is at risk.
         hosts: The inventory; without it no peers are named.
+        min_copies: So many persistent nodes with a pack are as good as this one.
 
     """
 
     def __init__(
-        self, store: StateStore | None, node_id: str, limits: Limits, metrics: Metrics, hosts: Path | None
+        self,
+        store: StateStore | None,
+        node_id: str,
+        limits: Limits,
+        metrics: Metrics,
+        hosts: Path | None,
+        min_copies: int = 1,
     ) -> None:
+        self._min_copies = min_copies
         self._store, self._node_id, self._limits, self._metrics = store, node_id, limits, metrics
         self._peers = None if store is None or hosts is None else Peers(store, hosts, node_id)
         self._one_at_a_time = asyncio.Lock()
@@ -90,12 +105,18 @@ class HeartbeatDesk:
             self._metrics.show_risks(await asyncio.to_thread(every, self._store), clock.wall())
 
     def _take(self, store: StateStore, beat: _Beat) -> dict[str, Any]:
-        put(store, beat.risk)
+        risk = beat.risk
+        put(store, risk)
+        waits = {"games": risk.games, "outbox_bytes": risk.outbox_bytes}
+        wish = take_report(store, risk.node, beat.report, risk.at, **waits)
         stays = {self._node_id} if self._peers is None else self._peers.persistent
         held = holders_of(store, beat.packs)
-        durable = [sha for sha in beat.packs if not stays.isdisjoint(held.get(sha, ()))]
-        peers = [] if self._peers is None else [peer.as_json() for peer in self._peers.of(beat.risk.node)]
-        return {"durable": durable, "peers": peers, "drain": False}
+        durable = [sha for sha in beat.packs if self._is_durable(stays.intersection(held.get(sha, ())))]
+        peers = [] if self._peers is None else [peer.as_json() for peer in self._peers.of(risk.node)]
+        return {"durable": durable, "peers": peers, **_drain(wish)}
+
+    def _is_durable(self, holders: Collection[str]) -> bool:
+        return self._node_id in holders or len(holders) >= self._min_copies
 
 
 def _checked(node: str, body: dict[str, Any], now: float) -> _Beat:
@@ -122,7 +143,31 @@ def _checked(node: str, body: dict[str, Any], now: float) -> _Beat:
         _count(body, name) for name in ("games", "bytes", "outbox_bytes", "outbox_packs")
     )
     oldest_at = None if age is None else now - age
-    return _Beat(Risk(node, games, size, ids, oldest_at, outbox_bytes, outbox_packs, now), tuple(packs))
+    risk = Risk(node, games, size, ids, oldest_at, outbox_bytes, outbox_packs, now)
+    return _Beat(risk, tuple(packs), _report(body))
+
+
+def _report(body: dict[str, Any]) -> NodeReport:
+    """Give what the agent says of itself; an older one says nothing."""
+    drain = body.get("drain") or {}
+    if not isinstance(drain, dict):
+        raise TypeError("drain must be an object, or null")
+    told = {name: _text(drain, name) for name in ("id", "unread", "error")} if drain else {}
+    ended = {**told, "drained": drain.get("drained") is True} if told else {}
+    return NodeReport(_text(body, "stopped_by"), body.get("draining") is True, ended)
+
+
+def _drain(wish: DrainWish | None) -> dict[str, Any]:
+    if wish is None:
+        return {"drain": False}
+    return {"drain": True, "drain_id": wish.id, "drain_seconds": wish.seconds}
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name) or ""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be text")
+    return storable(value, _WORDS_CHARS)
 
 
 def _count(body: dict[str, Any], name: str) -> int:

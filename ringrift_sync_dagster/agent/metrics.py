@@ -41,6 +41,17 @@ class Metrics:
             self._gauge("risk_oldest_seconds", "Age of the oldest of them.", "node"),
             self._gauge("risk_lost", "1 where the node was given up with them.", "node"),
         )
+        self.push_failures = self._counter("outbox_push_failures", "Pushes of a pack that did not make it durable.")
+        self._saved = self._counter("outbox_saved_games", "Games that left the outbox, durable elsewhere.")
+        self._saved_shown = 0
+        self._outbox = (
+            self._gauge("outbox_games", "Finished games of this node that wait to be durable elsewhere."),
+            self._gauge("outbox_bytes", "What their packs take."),
+            self._gauge("outbox_packs", "How many packs that are."),
+            self._gauge("outbox_oldest_seconds", "Since when the oldest waits."),
+            self._gauge("outbox_stopped", "1 while new games stay in their databases: the outbox or the disk is full."),
+            self._gauge("draining", "1 while bulk of others is refused."),
+        )
 
     def show_risks(self, risks: Iterable[Risk], now: float) -> None:
         """Show what each node said last is on it alone; a node that was given up is shown as lost."""
@@ -52,6 +63,16 @@ class Metrics:
             size.labels(risk.node).set(risk.bytes)
             age.labels(risk.node).set(risk.age(now) or 0.0)
             lost.labels(risk.node).set(risk.lost_at is not None)
+
+    def show_outbox(self, *, games: int, size: int, packs: int, oldest: float, stopped: bool, draining: bool) -> None:
+        """Show what waits in this node's outbox."""
+        for gauge, value in zip(self._outbox, (games, size, packs, oldest, stopped, draining), strict=True):
+            gauge.set(value)
+
+    def show_saved(self, games: int) -> None:
+        """Show how many games left the outbox since the start."""
+        self._saved.inc(max(0, games - self._saved_shown))
+        self._saved_shown = max(games, self._saved_shown)
 
     def text(self) -> bytes:
         """Give all numbers in the text format."""

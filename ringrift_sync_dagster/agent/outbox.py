@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from ringrift_sync_dagster.agent.outbox_file import Reserve, opened, translated
 from ringrift_sync_dagster.core.model import SHA256
 from ringrift_sync_dagster.errors import LocalDiskError
 from ringrift_sync_dagster.node.faults import reached
-from ringrift_sync_dagster.storage.files import disk_errors, fsync_dir, install, make_dirs
+from ringrift_sync_dagster.storage.files import fsync_dir, install, make_dirs
 
 log = logging.getLogger(__name__)
 
@@ -31,24 +32,6 @@ FOLDER: Final = "outbox"
 SAVED_KEPT: Final = 100_000
 """So many games that became durable are remembered, for whoever asks about one of them."""
 _PRUNE_EVERY: Final = 1_000
-_TABLES: Final = """
-CREATE TABLE IF NOT EXISTS entries (
-    sha256 TEXT PRIMARY KEY, config TEXT NOT NULL, path TEXT NOT NULL, size_bytes INTEGER NOT NULL,
-    games INTEGER NOT NULL, created REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '');
-CREATE TABLE IF NOT EXISTS games (
-    path TEXT NOT NULL, game_id TEXT NOT NULL, sha256 TEXT NOT NULL, identity TEXT NOT NULL,
-    PRIMARY KEY (path, game_id, sha256)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS games_by_pack ON games (sha256);
-CREATE TABLE IF NOT EXISTS copies (
-    sha256 TEXT NOT NULL, node TEXT NOT NULL, durable INTEGER NOT NULL, at REAL NOT NULL,
-    PRIMARY KEY (sha256, node)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cursors (
-    path TEXT NOT NULL, config TEXT NOT NULL, cursor TEXT NOT NULL, PRIMARY KEY (path, config)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS saved (
-    serial INTEGER PRIMARY KEY, path TEXT NOT NULL, game_id TEXT NOT NULL, identity TEXT NOT NULL, at REAL NOT NULL,
-    UNIQUE (path, game_id));
-CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +115,12 @@ class Outbox:
         self._folder = make_dirs(scratch / FOLDER)
         self._lock = threading.Lock()
         self._left = 0
+        self.saved_games = 0
+        """So many games became durable since the start."""
         self.read_again = 0
         """Goes up whenever a cursor was taken back: what a reader remembers of cursors is then no longer true."""
-        self._conn = _opened(scratch / DATABASE)
+        self._reserve = Reserve(scratch / "outbox.reserve")
+        self._conn = opened(scratch / DATABASE)
         self._sweep()
 
     def close(self) -> None:
@@ -200,37 +186,27 @@ class Outbox:
             now: This node's wall clock.
 
         """
+        if self._is_durable({**self._copies(sha256), **copies}):
+            return self.let_go([sha256], now) > 0
         with self._transaction() as conn:
             conn.executemany(
                 "INSERT OR REPLACE INTO copies SELECT ?, ?, ?, ? FROM entries WHERE sha256 = ?",
                 [(sha256, node, durable, now, sha256) for node, durable in copies.items()],
             )
-        if not self._is_durable(self._copies(sha256)):
-            return False
-        self.let_go([sha256], now)
-        return True
+        return False
 
     def let_go(self, packs: Iterable[str], now: float) -> int:
         """Forget entries whose games are durable; give how many there were. Only who knows that they are may ask."""
         there = [sha for sha in packs if SHA256.fullmatch(sha) and self._rows(_THERE, (sha,))]
         if not there:
             return 0
-        with self._transaction() as conn:
-            for sha in there:
-                conn.execute(
-                    "INSERT OR REPLACE INTO saved (path, game_id, identity, at)"
-                    " SELECT path, game_id, identity, ? FROM games WHERE sha256 = ?",
-                    (now, sha),
-                )
-                _forget(conn, sha)
-            self._left += len(there)
-            if self._left >= _PRUNE_EVERY:
-                self._left = 0
-                conn.execute("DELETE FROM saved WHERE serial <= (SELECT MAX(serial) FROM saved) - ?", (SAVED_KEPT,))
-            reached("outbox.before_let_go")
+        try:
+            self._forget_durable(there, now)
+        except LocalDiskError:
+            self._forget_on_a_full_disk(there, now)
+        self._reserve.make()
         reached("outbox.let_go")
-        for sha in there:
-            self.file(sha).unlink(missing_ok=True)  # after a crash here the next start does it
+        self._remove(there)  # after a crash here the next start does it
         return len(there)
 
     def failed(self, sha256: str, error: str) -> None:
@@ -278,6 +254,39 @@ class Outbox:
         found = self._rows("SELECT value FROM notes WHERE name = ?", (name,))
         return str(found[0][0]) if found else ""
 
+    def _forget_durable(self, packs: Sequence[str], now: float) -> None:
+        games = 0
+        with self._transaction() as conn:
+            for sha in packs:
+                games += conn.execute(
+                    "INSERT OR REPLACE INTO saved (path, game_id, identity, at)"
+                    " SELECT path, game_id, identity, ? FROM games WHERE sha256 = ?",
+                    (now, sha),
+                ).rowcount
+                _forget(conn, sha)
+            self._left += len(packs)
+            if self._left >= _PRUNE_EVERY:
+                self._left = 0
+                conn.execute("DELETE FROM saved WHERE serial <= (SELECT MAX(serial) FROM saved) - ?", (SAVED_KEPT,))
+            reached("outbox.before_let_go")
+        self.saved_games += games
+
+    def _forget_on_a_full_disk(self, packs: Sequence[str], now: float) -> None:
+        """A disk without any room takes no transaction either: give up the reserve, and then the packs themselves.
+
+        Nobody needs those any more. Should the process end before their rows go, the games are read again.
+        """
+        try:
+            self._reserve.release()
+            self._forget_durable(packs, now)
+        except LocalDiskError:
+            self._remove(packs)
+            self._forget_durable(packs, now)
+
+    def _remove(self, packs: Iterable[str]) -> None:
+        for sha in packs:
+            self.file(sha).unlink(missing_ok=True)
+
     def _remove_without_row(self, packs: Iterable[str]) -> None:
         for sha in packs:
             if not self._rows(_THERE, (sha,)):
@@ -293,12 +302,12 @@ class Outbox:
         return {node: bool(durable) for node, durable in rows}
 
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        with self._lock, _translated(self._folder):
+        with self._lock, translated(self._folder):
             return self._conn.execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _translated(self._folder):
+        with self._lock, translated(self._folder):
             self._conn.execute("BEGIN IMMEDIATE")
             try:
                 yield self._conn
@@ -347,38 +356,3 @@ def _read_again(conn: sqlite3.Connection, sha256: str) -> None:
         "DELETE FROM cursors WHERE (path, config) IN (SELECT path, config FROM entries WHERE sha256 = ?)", (sha256,)
     )
     _forget(conn, sha256)
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    """Open the database; one that is no database any more is set aside: all games are then read and sent again."""
-    try:
-        return _connected(path)
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise LocalDiskError("", "", f"the outbox cannot be opened: {path}: {error}") from error
-        with disk_errors(path, "set aside"):
-            path.replace(path.with_name(f"{path.name}.damaged"))
-            for suffix in ("-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-        log.warning("the outbox was damaged and is set aside; all games are read again file=%s cause=%s", path, error)
-        return _connected(path)
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
-    try:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-            conn.execute(f"PRAGMA {pragma}").fetchall()
-        conn.executescript(_TABLES)
-    except sqlite3.Error:
-        conn.close()
-        raise
-    return conn
-
-
-@contextlib.contextmanager
-def _translated(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise LocalDiskError("", "", f"the outbox beside {folder} refuses: {error}; look at the disk") from error

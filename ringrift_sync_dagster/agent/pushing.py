@@ -39,7 +39,7 @@ from ringrift_sync_dagster.storage.files import sha256_file
 log = logging.getLogger(__name__)
 
 PEERS: Final = 2
-"""So many peers get a pack while the coordinator is away."""
+"""So many peers get a pack while the coordinator is away; more where more copies are asked for."""
 PEERS_NOTE: Final = "peers"
 _LONGEST_PAUSE: Final = 30.0
 _COORDINATOR_PAUSE: Final = 5.0  # one node asks one other: cheap, and games are safe soon after it is back
@@ -59,11 +59,21 @@ class Pusher:
         told: Where to.
         ways: How to get there.
         left: Called when something became durable.
+        failed: Called when a push made nothing durable.
 
     """
 
-    def __init__(self, outbox: Outbox, node_id: str, told: WriteThrough, ways: Ways, left: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        node_id: str,
+        told: WriteThrough,
+        ways: Ways,
+        left: Callable[[], None],
+        failed: Callable[[], None],
+    ) -> None:
         self._outbox, self._node_id, self._ways, self._left = outbox, node_id, ways, left
+        self._failed, self._wanted = failed, max(PEERS, told.min_durable_copies)
         self._coordinator = Target(told.coordinator, _COORDINATOR_PAUSE)
         self._peers: list[Target] = []
         self._wake = asyncio.Event()
@@ -146,9 +156,8 @@ class Pusher:
         peers = [peer for peer in self._peers if peer.name not in entry.copies and peer.due()]
         return [self._coordinator] if self._coordinator.due() else peers[: self._lacking(entry)]
 
-    @staticmethod
-    def _lacking(entry: Entry) -> int:
-        return PEERS - sum(entry.copies.values())
+    def _lacking(self, entry: Entry) -> int:
+        return self._wanted - sum(entry.copies.values())
 
     async def _push(self, entry: Entry) -> None:
         """Push one entry to whom it may go now, until it is durable.
@@ -171,6 +180,7 @@ class Pusher:
         failures = self._pauses.get(entry.sha256, (0, 0.0))[0] + 1
         self._pauses[entry.sha256] = failures, clock.monotonic() + pause_seconds(failures, _LONGEST_PAUSE)
         message = self.last_error or "nobody who stays has acknowledged it"
+        self._failed()
         await asyncio.to_thread(self._outbox.failed, entry.sha256, message)
 
     async def _acknowledge(self, entry: Entry, copies: Mapping[str, bool]) -> bool:
@@ -182,7 +192,7 @@ class Pusher:
 
     async def _to_peers(self, entry: Entry, copies: dict[str, bool]) -> None:
         for peer in self._peers:
-            if sum(copies.values()) >= PEERS:
+            if sum(copies.values()) >= self._wanted:
                 break
             if peer.name not in copies and peer.due():
                 copies.update(await self._send(peer, entry))

@@ -1,22 +1,26 @@
 """Telling the coordinator's agent what would be lost if this node died now, and taking what it knows in return.
 
 The answer names packs that it has meanwhile (a peer forwarded them), the persistent peers to ask while it is away, and
-whether this node is to be emptied. Any answer says too that the coordinator is back.
+whether this node is to be emptied. Any answer says too that the coordinator is back. That this node's outbox or disk is
+full is told here as well, and the coordinator makes an event of it: that needs no room on this disk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
 
 from ringrift_sync_dagster.agent.outbox import Outbox
 from ringrift_sync_dagster.agent.pushing import Pusher
 from ringrift_sync_dagster.agent.through_config import WriteThrough
 from ringrift_sync_dagster.agent.ways import Target, Ways
+from ringrift_sync_dagster.core.events import DataEventType
 from ringrift_sync_dagster.core.model import SHA256
-from ringrift_sync_dagster.errors import RemoteCallError, RungUnusableError, SyncError, UnreachableError
+from ringrift_sync_dagster.errors import LocalDiskError, RemoteCallError, RungUnusableError, SyncError, UnreachableError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.clock import Deadline
 
@@ -27,36 +31,87 @@ _PACKS_ASKED: Final = 1_000
 _ID_CHARS: Final = 200
 _SECONDS: Final = 10.0
 _LONGEST_PAUSE: Final = 10.0
+_LONGEST_DRAIN: Final = 600.0
+_ID_OF_DRAIN: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOrder:
+    """A drain that the coordinator wants.
+
+    Args:
+        id: Names this wish; another one is another drain.
+        seconds: How long this node may push; None: as long as it would by itself.
+
+    """
+
+    id: str
+    seconds: float | None
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any]) -> Self | None:
+        """Give what the answer to a heartbeat wants; None where it wants no drain."""
+        if answer.get("drain") is not True:
+            return None
+        name, seconds = answer.get("drain_id"), answer.get("drain_seconds")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+            seconds = None
+        most = None if seconds is None else min(float(seconds), _LONGEST_DRAIN)
+        return cls(name[:_ID_OF_DRAIN] if isinstance(name, str) else "", most)
 
 
 class Reports:
     """The heartbeats of one agent; used from its event loop.
 
     Args:
+        node_id: This node.
         outbox: What is at risk.
         pusher: Told of peers.
         told: Where to, and how often.
         ways: How to get there.
         left: Called when something turned out to be durable.
-        drain: Called when the coordinator wants this node emptied.
+        more: Gives what else a heartbeat tells.
+        ordered: Called with each answer: the drain that the coordinator wants, or None.
 
     """
 
     def __init__(
         self,
+        node_id: str,
         outbox: Outbox,
         pusher: Pusher,
         told: WriteThrough,
         ways: Ways,
         left: Callable[[], None],
-        drain: Callable[[], None],
+        more: Callable[[], Mapping[str, Any]],
+        ordered: Callable[[DrainOrder | None], None],
     ) -> None:
-        self._outbox, self._pusher, self._ways, self._left, self._drain = outbox, pusher, ways, left, drain
+        self._outbox, self._pusher, self._ways, self._left = outbox, pusher, ways, left
+        self._node_id, self._more, self._ordered = node_id, more, ordered
         self._coordinator, self._seconds = Target(told.coordinator, _LONGEST_PAUSE), told.heartbeat_seconds
+        self._wake = asyncio.Event()
+
+    def hurry(self) -> None:
+        """Report at once: there is news that somebody waits for."""
+        self._wake.set()
+
+    async def say_offline(self, pending: int, details: Mapping[str, Any], deadline: Deadline) -> None:
+        """Tell all who listen that this node goes, with how many games are not durable; an error is only logged."""
+        reason = f"ephemeral_termination:pending_games={pending}"
+        payload = {"node": self._node_id, "reason": reason, "details": dict(details)}
+        told = {"type": DataEventType.HOST_OFFLINE.value, "payload": payload}
+        try:
+            way = self._ways.to(self._coordinator.node)
+            await asyncio.to_thread(lambda: way.tell("/v1/events", told, deadline=deadline))
+        except (SyncError, OSError) as error:
+            log.warning("nobody was told that this node goes reason=%s cause=%s", reason, error)
+        else:
+            log.info("told that this node goes reason=%s", reason)
 
     async def run(self) -> None:
         """Report until cancelled."""
         while True:
+            self._wake.clear()
             try:
                 await self._beat()
             except (SyncError, OSError) as error:
@@ -69,16 +124,20 @@ class Reports:
             except Exception:  # what is at risk is pushed all the same
                 self._coordinator.failed()
                 log.exception("no heartbeat node=%s", self._coordinator.name)
-            await asyncio.sleep(max(self._seconds, self._coordinator.not_before - clock.monotonic()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(self._seconds, self._coordinator.not_before - clock.monotonic())):
+                    await self._wake.wait()
 
     async def _beat(self) -> None:
         body = await asyncio.to_thread(risk, self._outbox, clock.wall())
         packs = await asyncio.to_thread(self._outbox.entries, _PACKS_ASKED)
         body["packs"] = [entry.sha256 for entry in packs]
+        body |= self._more()
         way = self._ways.to(self._coordinator.node)
         answer = await asyncio.to_thread(lambda: way.tell("/v1/heartbeat", body, deadline=Deadline.after(_SECONDS)))
         self._coordinator.answered()
         self._pusher.coordinator_answers()
+        self._ordered(DrainOrder.read(answer))
         await self._take(answer, set(body["packs"]))
 
     async def _take(self, answer: dict[str, Any], asked: set[str]) -> None:
@@ -86,13 +145,11 @@ class Reports:
         durable, peers = answer.get("durable"), answer.get("peers")
         if isinstance(durable, list):
             mine = [sha for sha in durable if isinstance(sha, str) and SHA256.fullmatch(sha) and sha in asked]
-            gone = await asyncio.to_thread(self._outbox.let_go, mine, clock.wall())
-            if gone:
-                self._left()
+            with contextlib.suppress(LocalDiskError):  # a full disk; the answer to the next report lets them go
+                if await asyncio.to_thread(self._outbox.let_go, mine, clock.wall()):
+                    self._left()
         if isinstance(peers, list):
             await asyncio.to_thread(self._pusher.set_peers, [peer for peer in peers if isinstance(peer, dict)])
-        if answer.get("drain") is True:
-            self._drain()
 
 
 def risk(outbox: Outbox, now: float) -> dict[str, Any]:

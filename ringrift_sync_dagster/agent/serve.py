@@ -83,6 +83,8 @@ class AgentConfig:
         merge_into: The root of the canonical store, on the coordinator only: packs that are pushed are merged into it
             at once. It goes with ``state_url``, and ``incoming`` lies below it. None: passes merge them.
         hosts: The inventory, on the coordinator only: heartbeats are answered with peers from it.
+        min_durable_copies: So many persistent nodes with a pack are as good as the coordinator; heartbeats are answered
+            by it.
         forward: Where packs of others are brought; None: they wait here until they are asked for.
         write_through: Where finished games are made durable at once; None: nobody watches and nothing is pushed.
 
@@ -104,6 +106,7 @@ class AgentConfig:
     is_ephemeral: bool = False
     merge_into: Path | None = None
     hosts: Path | None = None
+    min_durable_copies: int = 1
     forward: Forward | None = None
     write_through: WriteThrough | None = None
 
@@ -131,6 +134,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
     is_ephemeral: bool = False,
     merge_into: Path | None = None,
     hosts: Path | None = None,
+    min_durable_copies: int = 1,
     forward: Forward | None = None,
     write_through: WriteThrough | None = None,
     on_ready: Callable[[str], None] | None = None,
@@ -162,6 +166,7 @@ def run_agent(  # noqa: PLR0913 - one keyword for each thing that an operator ca
         is_ephemeral=is_ephemeral,
         merge_into=merge_into,
         hosts=hosts,
+        min_durable_copies=min_durable_copies,
         forward=forward,
         write_through=write_through,
     )
@@ -222,8 +227,8 @@ async def running(config: AgentConfig) -> AsyncIterator[str]:
             if through is not None:
                 through.start()
             yield _url(sock, secure=has_tls)
-            if through is not None and config.write_through is not None:
-                await through.drain(config.write_through.drain_seconds)
+            if through is not None:
+                await through.end()
     finally:
         await runner.cleanup()
         await _close(parts)
@@ -261,7 +266,7 @@ def _build(config: AgentConfig) -> Parts:
         manifest=Manifest(calls, limits, metrics),
         receipts=receipts,
         events=EventDesk(shared, config.node_id, limits),
-        heartbeats=HeartbeatDesk(shared, config.node_id, limits, metrics, config.hosts),
+        heartbeats=HeartbeatDesk(shared, config.node_id, limits, metrics, config.hosts, config.min_durable_copies),
         merger=merger,
         forwarder=forwarder,
     )
@@ -279,7 +284,10 @@ def _merger(config: AgentConfig, metrics: Metrics) -> Merger | None:
 def _through(config: AgentConfig, told: WriteThrough, parts: Parts, trusted: TrustedNetworks) -> Through:
     ways = Ways(told.token_file, config.public_key_pem, trusted)
     roots = [str(path) for path in config.roots]
-    return Through(config.node_id, roots, config.scratch_dir, told, ways, config.limits, parts.metrics)
+    return Through(
+        config.node_id, roots, config.scratch_dir, told, ways, config.limits, parts.metrics,
+        is_ephemeral=config.is_ephemeral,
+    )  # fmt: skip
 
 
 async def _close(parts: Parts) -> None:

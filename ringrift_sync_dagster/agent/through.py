@@ -1,7 +1,8 @@
 """Write-through of one node: the watch, the outbox and the push together, and what others may ask of them.
 
     POST   /v1/write-through   from this machine only: return when a game is durable, or say why it is not yet
-    POST   /v1/drain           coordinator, or this machine: take no more bulk, push all, say what is left
+    POST   /v1/drain           coordinator, or this machine: take no more bulk, push all, say what is left;
+                               with "resume": true take bulk again
 
 A game that a question ended too early for has lost nothing: it keeps its place in the outbox, or in its database.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -25,8 +26,9 @@ from ringrift_sync_dagster.agent.calls import Calls
 from ringrift_sync_dagster.agent.limits import Limits
 from ringrift_sync_dagster.agent.metrics import Metrics
 from ringrift_sync_dagster.agent.outbox import Outbox
+from ringrift_sync_dagster.agent.preemption import Notice, Preemption
 from ringrift_sync_dagster.agent.pushing import Pusher
-from ringrift_sync_dagster.agent.reporting import Reports, risk
+from ringrift_sync_dagster.agent.reporting import DrainOrder, Reports, risk
 from ringrift_sync_dagster.agent.through_config import WriteThrough
 from ringrift_sync_dagster.agent.watching import Watcher
 from ringrift_sync_dagster.agent.ways import Ways
@@ -41,6 +43,8 @@ log = logging.getLogger(__name__)
 MOST_SECONDS: Final = 600.0
 _IDS_SHOWN: Final = 1_000
 _ASK_AGAIN_SECONDS: Final = 0.25
+_TELL_SECONDS: Final = 5.0
+_LEAST_TELL_SECONDS: Final = 1.0
 _BULK: Final = frozenset({("PUT", "/v1/incoming/{node}/{sha}"), ("POST", "/v1/pull")})
 
 
@@ -55,6 +59,7 @@ class Through:
         ways: How to reach other agents.
         limits: Bounds of the agent.
         metrics: Its numbers.
+        is_ephemeral: True: that this process ends may mean that the node does, and others are told so.
 
     Raises:
         LocalDiskError: The outbox cannot be opened.
@@ -70,22 +75,31 @@ class Through:
         ways: Ways,
         limits: Limits,
         metrics: Metrics,
+        *,
+        is_ephemeral: bool = False,
     ) -> None:
         self._node_id, self._told, self._ways, self._limits = node_id, told, ways, limits
+        self._metrics, self._is_ephemeral, self._said_offline = metrics, is_ephemeral, False
+        self._order: DrainOrder | None = None
+        self._ended: dict[str, Any] = {}  # how the drain ended that the coordinator wanted last
         own = make_dirs(scratch / "through")
         self._outbox = Outbox(scratch, told.coordinator.name, told.max_bytes, told.min_durable_copies)
         self._calls = Calls(roots, str(own), limits, metrics)
-        self._pusher = Pusher(self._outbox, node_id, told, ways, self._note_change)
+        self._pusher = Pusher(self._outbox, node_id, told, ways, self._note_change, metrics.push_failures.inc)
         self._watcher = Watcher(self._calls, roots, own, self._outbox, told.watch_seconds, self._pusher.wake)
-        self._heart = Reports(self._outbox, self._pusher, told, ways, self._note_change, self._begin_drain)
+        self._heart = Reports(
+            node_id, self._outbox, self._pusher, told, ways, self._note_change, self._of_itself, self._ordered
+        )
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
         self.is_draining = False
         """Whether bulk work of others is refused."""
 
     def start(self) -> None:
-        """Begin to watch, push and report."""
-        work = (self._watcher.run(), self._pusher.run(), self._heart.run())
+        """Begin to watch, push and report, and to ask for the provider's notice where somebody named its address."""
+        work = [self._watcher.run(), self._pusher.run(), self._heart.run()]
+        if self._told.preemption_url:
+            work.append(Preemption(self._told.preemption_url, self._taken_back).run())
         self._tasks = [asyncio.create_task(one) for one in work]
 
     async def close(self) -> None:
@@ -97,26 +111,38 @@ class Through:
         self._ways.close()
         await asyncio.to_thread(self._outbox.close)
 
-    async def drain(self, seconds: float) -> dict[str, Any]:
+    async def end(self) -> None:
+        """Drain because this process ends; of an ephemeral node the coordinator is told that it goes."""
+        await self.drain(self._told.drain_seconds, {"cause": "its agent ends"} if self._is_ephemeral else None)
+
+    async def drain(self, seconds: float, going: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Take no more bulk, look once more at all databases and push what waits; say what is left after the deadline.
+
+        Args:
+            seconds: The deadline.
+            going: Why this node goes; the coordinator is told so, once. None: it stays.
 
         Returns:
             ``drained`` and, as in a heartbeat, what is still at risk; ``unread``: why games stayed in their databases,
-            or nothing; ``error``: what went wrong last.
+            or nothing; ``error``: what went wrong last; ``again``: whether bulk was refused already.
 
         """
         deadline = Deadline.after(seconds)
-        self.is_draining = True
+        again, self.is_draining = self.is_draining, True
         self._pusher.hurry()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline.remaining()):
                 more = await self._watcher.look(thorough=True)
                 while more:
                     more = await self._watcher.look()
-        while not deadline.expired:
-            if not (await asyncio.to_thread(self._outbox.totals)).packs and not self._watcher.is_stopped_by:
-                break
-            await self._wait_for_change(deadline)
+        async with asyncio.TaskGroup() as group:
+            if going is not None and not self._said_offline:
+                self._said_offline = True
+                group.create_task(self._say_offline(going, deadline))
+            while not deadline.expired:
+                if not (await asyncio.to_thread(self._outbox.totals)).packs and not self._watcher.is_stopped_by:
+                    break
+                await self._wait_for_change(deadline)
         left = await asyncio.to_thread(risk, self._outbox, clock.wall())
         left["ids"] = left["ids"][:_IDS_SHOWN]
         unread = self._watcher.is_stopped_by
@@ -126,7 +152,25 @@ class Through:
                 "not saved games=%d packs=%d ids=%s unread=%s cause=%s",
                 left["games"], left["outbox_packs"], left["ids"][:20], unread, self._pusher.last_error,
             )  # fmt: skip
-        return {"drained": drained, **left, "unread": unread, "error": self._pusher.last_error}
+        return {"drained": drained, **left, "unread": unread, "error": self._pusher.last_error, "again": again}
+
+    def resume(self) -> bool:
+        """Take bulk of others again; say whether it was refused. Idempotent."""
+        was, self.is_draining = self.is_draining, False
+        if was:
+            log.info("takes bulk of others again")
+            self._heart.hurry()
+        return was
+
+    async def show(self) -> None:
+        """Bring the numbers of ``/metrics`` up to date."""
+        totals = await asyncio.to_thread(self._outbox.totals)
+        oldest = 0.0 if totals.oldest is None else max(0.0, clock.wall() - totals.oldest)
+        self._metrics.show_outbox(
+            games=totals.games, size=totals.size_bytes, packs=totals.packs, oldest=oldest,
+            stopped=bool(self._watcher.is_stopped_by), draining=self.is_draining,
+        )  # fmt: skip
+        self._metrics.show_saved(self._outbox.saved_games)
 
     async def status(self) -> dict[str, Any]:
         """Say what is watched, what waits, and what is in the way."""
@@ -152,10 +196,12 @@ class Through:
         return json_answer({"durable": not reason, "reason": reason})
 
     async def post_drain(self, request: web.Request) -> web.Response:
-        """``POST /v1/drain`` with ``seconds``: what ``drain`` says; the node takes bulk again after a restart."""
+        """``POST /v1/drain`` with ``seconds``: what ``drain`` says; with ``resume`` the node takes bulk again."""
         if Scope.COORDINATOR not in claims_of(request).scopes:
             self._require_local(request)
         body = await json_object(request, self._limits.stall_seconds)
+        if body.get("resume") is True:
+            return json_answer({"was_draining": self.resume(), "draining": False})
         seconds = body.get("seconds", self._told.drain_seconds)
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
             raise _bad_request(f"seconds must be a number from 0 to {MOST_SECONDS:.0f}")
@@ -207,10 +253,36 @@ class Through:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _begin_drain(self) -> None:
-        if not self.is_draining:
+    def _of_itself(self) -> dict[str, Any]:
+        """What a heartbeat tells beside what is at risk."""
+        return {"stopped_by": self._watcher.is_stopped_by, "draining": self.is_draining, "drain": self._ended or None}
+
+    def _ordered(self, order: DrainOrder | None) -> None:
+        """Begin the drain that the coordinator wants, once; take bulk again when it does not want it any more."""
+        before, self._order = self._order, order
+        if order is None:
+            if before is not None:
+                self.resume()
+        elif before is None or order.id != before.id:
             log.info("the coordinator wants this node emptied")
-            self._tasks.append(asyncio.create_task(self.drain(self._told.drain_seconds)))
+            self._tasks.append(asyncio.create_task(self._drain_as_ordered(order)))
+
+    async def _drain_as_ordered(self, order: DrainOrder) -> None:
+        found = await self.drain(self._told.drain_seconds if order.seconds is None else order.seconds)
+        self._ended = {"id": order.id, **{name: found[name] for name in ("drained", "unread", "error")}}
+        if self._order is None:  # taken back meanwhile
+            self.resume()
+        self._heart.hurry()
+
+    async def _taken_back(self, notice: Notice) -> None:
+        """Drain in the time that the provider's notice leaves."""
+        going = {"cause": "the provider's notice", "action": notice.action, "at": notice.at}
+        await self.drain(notice.seconds(clock.wall()), going)
+
+    async def _say_offline(self, going: Mapping[str, Any], deadline: Deadline) -> None:
+        pending = (await asyncio.to_thread(self._outbox.totals)).games
+        seconds = max(_LEAST_TELL_SECONDS, deadline.at_most(_TELL_SECONDS))
+        await self._heart.say_offline(pending, going, Deadline.after(seconds))
 
     def _require_local(self, request: web.Request) -> None:
         claims, remote = claims_of(request), request.remote or ""

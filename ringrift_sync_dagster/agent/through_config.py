@@ -21,6 +21,7 @@ class WriteThrough:
         min_durable_copies: How many persistent nodes are as good as the coordinator.
         heartbeat_seconds: Time between two reports of what is at risk.
         drain_seconds: What pushing the rest may take at the end.
+        preemption_url: Where the provider's notice is asked for that this machine is taken back; empty: nowhere.
 
     Raises:
         ValueError: A number makes no sense.
@@ -35,6 +36,7 @@ class WriteThrough:
     min_durable_copies: int = 1
     heartbeat_seconds: float = 5.0
     drain_seconds: float = 15.0
+    preemption_url: str = ""
 
     def __post_init__(self) -> None:
         if not (self.watch_seconds > 0 and self.heartbeat_seconds > 0 and self.drain_seconds >= 0):

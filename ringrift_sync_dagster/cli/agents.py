@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -69,6 +70,16 @@ class _OwnerOptions(TypedDict, total=False):
     metavar="FILE",
     help="This node's own token, for write-through.  [default: <home>/tokens/NAME.jwt]",
 )
+@click.option(
+    "--min-durable-copies",
+    type=click.IntRange(1, 16),
+    help="So many persistent nodes with a pack are as good as the coordinator.  [default: the setting, 1]",
+)
+@click.option(
+    "--preemption-notice",
+    metavar="URL|aws",
+    help="Ask there whether the provider takes this machine back.  [default: preemption_notice of the node, or off]",
+)
 @verb("hosts", "home")
 def agent(  # noqa: PLR0913, PLR0917 - one for each option
     session: Session,
@@ -82,12 +93,15 @@ def agent(  # noqa: PLR0913, PLR0917 - one for each option
     tls_key: Path | None,
     write_through: bool | None,  # noqa: FBT001 - a flag
     token_file: Path | None,
+    min_durable_copies: int | None,
+    preemption_notice: str | None,
 ) -> int:
     """Run the service of a node until SIGTERM or Ctrl-C.
 
     Outside loopback it needs the coordinator's public key, and outside the inventory's trusted_networks a certificate
     too. On the coordinator it renews the nodes' tokens, with the key in <home>/keys. With write-through it watches the
-    node's games databases, and at the end it pushes what waits, for 15 s at most.
+    node's games databases, and at the end it pushes what waits, for 15 s at most; with --preemption-notice it drains
+    when the provider says that it takes the machine back, in the time that is left.
     """
     from ringrift_sync_dagster.agent.serve import run_agent
     from ringrift_sync_dagster.settings.revoked import REVOKED_NAME
@@ -101,6 +115,9 @@ def agent(  # noqa: PLR0913, PLR0917 - one for each option
     logging.getLogger("ringrift_sync_dagster").setLevel(logging.DEBUG if session.verbose > 1 else logging.INFO)
     public_key_pem = _public_key(public_key or settings.home / "keys" / "coordinator.pub")
     token_file = token_file or settings.home / "tokens" / f"{name}.jwt"
+    copies = settings.min_durable_copies if min_durable_copies is None else min_durable_copies
+    writes = _write_through(write_through, name, inventory, None if public_key_pem is None else token_file)
+    url = _preemption_url(preemption_notice, node, is_on=writes is not None)
     run_agent(
         name,
         list(roots) or _roots(settings, node),
@@ -113,7 +130,8 @@ def agent(  # noqa: PLR0913, PLR0917 - one for each option
         # Of a node that no inventory knows nobody can promise that it stays.
         is_ephemeral=node is None or node.is_ephemeral,
         forward=_forward(settings, inventory, node),
-        write_through=_write_through(write_through, name, inventory, None if public_key_pem is None else token_file),
+        min_durable_copies=copies,
+        write_through=writes and replace(writes, min_durable_copies=copies, preemption_url=url),
         **_as_owner(settings, node),
     )
     return 0
@@ -147,6 +165,21 @@ def _write_through(
     stay = [one for one in inventory.active_nodes() if not one.is_ephemeral and not one.nat_blocked]
     peers = tuple(one for one in stay if one.own_addresses and one.name not in {name, owner.name})
     return WriteThrough(owner, token_file, peers)
+
+
+def _preemption_url(asked: str | None, node: Node | None, *, is_on: bool) -> str:
+    """Say where notices are asked for; nowhere where write-through is off, because there is nothing to drain."""
+    from ringrift_sync_dagster.agent.preemption import checked_url
+
+    if asked is not None and not is_on:
+        raise click.UsageError("--preemption-notice needs write-through, which is off: it drains what that has")
+    told = asked if asked is not None else node is not None and node.extra.get("preemption_notice")
+    if not (told and is_on):
+        return ""
+    try:
+        return checked_url(str(told))
+    except ValueError as error:
+        raise click.UsageError(f"preemption notice: {error}") from error
 
 
 def _inventory(settings: Settings) -> Inventory | None:

@@ -71,6 +71,7 @@ class Snapshot:
         transfers: What runs or waits.
         risks: What nodes say is on them alone.
         lost: How many games went with each node that is gone.
+        trouble: What is in the way of each node whose outbox or disk is full, or that is being emptied.
 
     """
 
@@ -82,6 +83,7 @@ class Snapshot:
     transfers: Sequence[Transfer]
     risks: Sequence[Risk]
     lost: Mapping[str, int]
+    trouble: Mapping[str, str]
 
 
 class Seconds(click.FloatRange):
@@ -144,6 +146,7 @@ def look(settings: Settings, inventory: Inventory, state: StateStore) -> Snapsho
 
     """
     from ringrift_sync_dagster.state.backpressure import current
+    from ringrift_sync_dagster.state.node_reports import trouble_in
     from ringrift_sync_dagster.state.nodes import node_rows
     from ringrift_sync_dagster.state.risks import every
     from ringrift_sync_dagster.state.transfers import transfer_rows
@@ -153,10 +156,12 @@ def look(settings: Settings, inventory: Inventory, state: StateStore) -> Snapsho
     from ringrift_sync_dagster.sync.pressure import shown
     from ringrift_sync_dagster.sync.runtime import owner_of
 
+    rows = node_rows(state)
     return Snapshot(
         state.name, daemons(settings, inventory, state), shown(current(state, owner_of(settings, inventory))),
-        node_rows(state), partition_rows(state), transfer_rows(state, running=True), every(state),
+        rows, partition_rows(state), transfer_rows(state, running=True), every(state),
         {loss.risk.node: loss.games for loss in known_losses(state, Layout(settings.root))},
+        {row.name: words for row in rows if (words := trouble_in(row))},
     )  # fmt: skip
 
 
@@ -221,8 +226,8 @@ def listings(found: Snapshot) -> list[Listing]:
             ("node", "games", "size", "oldest", "in outbox", "heartbeat", "state"),
             [
                 (risk.node, risk.games, size(risk.bytes), "-" if risk.oldest_at is None else ago(risk.oldest_at),
-                 size(risk.outbox_bytes), ago(risk.at), _fate(risk, found.lost))
-                for risk in found.risks if risk.games or risk.lost_at is not None
+                 size(risk.outbox_bytes), ago(risk.at), _fate(risk, found.lost, found.trouble.get(risk.node, "")))
+                for risk in found.risks if risk.games or risk.lost_at is not None or risk.node in found.trouble
             ],
             empty="no node says that a game is on it alone" if found.risks else "no node sent a heartbeat yet",
         ),
@@ -256,9 +261,9 @@ def last_lines(found: Snapshot) -> list[str]:
     return [*lines, f"{waiting} changes wait to be recorded; the next Dagster run does it"] if waiting else lines
 
 
-def _fate(risk: Risk, lost: Mapping[str, int]) -> str:
+def _fate(risk: Risk, lost: Mapping[str, int], trouble: str) -> str:
     if risk.lost_at is None:
-        return "at risk"
+        return "; ".join(part for part in ("at risk" if risk.games else "", trouble) if part)
     count = lost.get(risk.node, 0)
     return f"gone, {count} games are lost" if count else "gone, and everything that it had has come"
 
@@ -278,6 +283,9 @@ def as_json(found: Snapshot) -> dict[str, object]:
         "nodes": [asdict(node) for node in found.nodes],
         "partitions": [asdict(row) for row in found.partitions],
         "transfers": [asdict(row) for row in found.transfers],
-        "risks": [{**asdict(risk), "lost_games": found.lost.get(risk.node, 0)} for risk in found.risks],
+        "risks": [
+            {**asdict(risk), "lost_games": found.lost.get(risk.node, 0), "trouble": found.trouble.get(risk.node, "")}
+            for risk in found.risks
+        ],
         "changes_to_record": sum(row.pending for row in found.partitions),
     }

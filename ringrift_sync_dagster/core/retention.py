@@ -73,6 +73,9 @@ EVENTS: Final = Rule("events", "so old, and read by every subscriber", 7 * DAY)
 CHANGES: Final = Rule("recorded changes", "so old; the newest of each partition, data type and way stays", 30 * DAY)
 MARKS: Final = Rule("marks of strategies", "so old", 7 * DAY)
 FORECASTS: Final = Rule("forecasts", "so old", 30 * DAY)
+RISKS: Final = Rule(
+    "what nodes said is on them alone", "no heartbeat for so long, and nothing at risk or given up as lost", 30 * DAY
+)
 
 RULES: Final[Mapping[str, Rule]] = {
     "runs": RUNS,
@@ -87,6 +90,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "changes": CHANGES,
     "marks": MARKS,
     "forecasts": FORECASTS,
+    "risks": RISKS,
 }
 """Every rule, by the class that the guide's table names."""
 

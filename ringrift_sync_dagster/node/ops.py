@@ -332,6 +332,8 @@ def _translated(op: Callable[[Context, Arguments], Result]) -> Callable[[Context
         except OSError as error:
             raise from_os_error(error, path) from error
         except sqlite3.Error as error:
+            if "disk is full" in str(error):  # what is read has its own words; this is about what we write
+                raise KitError("no_space", f"the disk is full where the kit writes: {error}", path) from error
             raise KitError("internal", f"SQLite refused a statement of the kit: {error}", path) from error
 
     return call

@@ -100,6 +100,7 @@ HOST_KEYS: Final[Mapping[str, Kind | None]] = MappingProxyType(
         "bandwidth_mbps": Kind.RATE,
         "socks5_port": Kind.PORT,
         "ssh_host_key_checking": Kind.HOST_KEYS,
+        "preemption_notice": Kind.TEXT,
         **dict.fromkeys(_KEPT_HOST_KEYS),
     }
 )
@@ -129,6 +130,7 @@ SECTION_KEYS: Final[Mapping[str, Mapping[str, Kind | None]]] = MappingProxyType(
             "host_bandwidth_overrides": None,
             "gossip_interval_seconds": None,
             "skip_nfs_sync": Kind.FLAG,
+            "min_durable_copies": Kind.COUNT,
         },
         "elo_sync": dict.fromkeys(
             ("coordinator", "sync_port", "sync_interval", "divergence_threshold", "transports", "enabled")

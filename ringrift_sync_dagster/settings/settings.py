@@ -50,6 +50,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "exclude_nfs_hosts": "RINGRIFT_SYNC_EXCLUDE_NFS_HOSTS",
     "ephemeral_max_data_age": "RINGRIFT_SYNC_EPHEMERAL_MAX_DATA_AGE",
     "ephemeral_priority_boost": "RINGRIFT_SYNC_EPHEMERAL_PRIORITY_BOOST",
+    "min_durable_copies": "RINGRIFT_SYNC_MIN_DURABLE_COPIES",
     "archive_dir": "RINGRIFT_SYNC_ARCHIVE_DIR",
     "quota_gb": "RINGRIFT_SYNC_QUOTA_GB",
 }
@@ -58,6 +59,7 @@ AUTO_SYNC_KEYS: Final[Mapping[str, str]] = {
     "sync_interval": "interval_seconds",
     "max_concurrent_syncs": "max_concurrent_syncs",
     "bandwidth_limit": "bandwidth_limit_mbps",
+    "min_durable_copies": "min_durable_copies",
 }
 QUOTA_GB: Final[Mapping[str, float]] = {"incoming": 50.0, "artifacts": 20.0, "quarantine": 20.0, "versions": 200.0}
 """GB of one class of files where ``quota_gb`` does not say otherwise."""
@@ -143,6 +145,7 @@ class Settings(BaseSettings):
         exclude_nfs_hosts: True: what shares the owner's disk, by evidence, is no target.
         ephemeral_max_data_age: Seconds after which finished games that no durable host has are rescued.
         ephemeral_priority_boost: What the weight of an ephemeral node's transfers is multiplied with.
+        min_durable_copies: So many persistent nodes with a pack are as good as the coordinator.
         archive_dir: Where Dagster archives the store every week; empty: it does not.
         quota_gb: GB (10**9 bytes) that each class of our own files may take on the coordinator's disk.
 
@@ -177,6 +180,7 @@ class Settings(BaseSettings):
     exclude_nfs_hosts: bool = True
     ephemeral_max_data_age: Seconds = 300.0
     ephemeral_priority_boost: float = Field(default=2.0, ge=1, le=100)
+    min_durable_copies: int = Field(default=1, ge=1, le=16)
     archive_dir: str = ""
     quota_gb: Annotated[Mapping[str, float], BeforeValidator(_quotas)] = Field(default_factory=lambda: dict(QUOTA_GB))
 

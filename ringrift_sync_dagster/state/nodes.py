@@ -203,6 +203,17 @@ def node_row(store: StateStore, node: str) -> NodeRow | None:
     return None if row is None else NodeRow(**row)
 
 
+def put_fact(connection: sa.Connection, node: str, name: str, value: object) -> None:
+    """Write one of the further facts of a node; None takes it away. The others stay. Idempotent.
+
+    Raises:
+        ValueError: The name cannot name a node.
+
+    """
+    extra = {key: known for key, known in _locked(connection, node)["extra"].items() if key != name}
+    _update(connection, node, {"extra": extra if value is None else {**extra, name: value}})
+
+
 def files_of(store: StateStore, node: str, data_type: str | None = None) -> list[NodeFile]:
     """Give the files that the node last told, by path and config."""
     statement = sa.select(node_files).where(node_files.c.node == node)

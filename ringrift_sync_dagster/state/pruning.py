@@ -11,9 +11,9 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from ringrift_sync_dagster.core.retention import CHANGES, EVENTS, FORECASTS, MARKS, TRANSFERS
+from ringrift_sync_dagster.core.retention import CHANGES, EVENTS, FORECASTS, MARKS, RISKS, TRANSFERS
 from ringrift_sync_dagster.state.events import OTHER_IDS
-from ringrift_sync_dagster.state.schema import changes, event_cursors, events, forecasts, marks, transfers
+from ringrift_sync_dagster.state.schema import changes, event_cursors, events, forecasts, marks, risks, transfers
 from ringrift_sync_dagster.state.store import StateStore
 
 _ENDED: Final = ("done", "failed")
@@ -73,4 +73,8 @@ def _rules(now: float) -> Mapping[str, tuple[sa.Table, sa.ColumnElement[bool]]]:
         ),
         "marks": (marks, marks.c.began_at < now - MARKS.number),
         "forecasts": (forecasts, forecasts.c.at < now - FORECASTS.number),
+        "risks": (
+            risks,
+            (risks.c.at < now - RISKS.number) & ((risks.c.games == 0) | (risks.c.lost_at < now - RISKS.number)),
+        ),
     }

@@ -179,6 +179,7 @@ class _Deploy:
             parts.offline, hashlib.sha256(program()).hexdigest(), parts.unit_template, options.systemd,
             listening(node, trusted.holds_host), tuple(map(str, self.inventory.trusted_networks)),
             self.key.public_pem.decode("ascii"), revoked, options.health_seconds, self.inventory.coordinator,
+            self.settings.min_durable_copies,
         )  # fmt: skip
 
     def _carry_out(self, order: Order, remote: Remote) -> str:

@@ -70,7 +70,7 @@ def test_transfers_marks_and_forecasts_go_by_age(store: StateStore) -> None:
 
     found = prune(store, NOW)
 
-    assert found == {"transfers": 2, "events": 0, "changes": 0, "marks": 1, "forecasts": 1}
+    assert found == {"transfers": 2, "events": 0, "changes": 0, "marks": 1, "forecasts": 1, "risks": 0}
     assert prune(store, NOW) == dict.fromkeys(found, 0)
     assert count(store, schema.transfers) == 2
 
@@ -81,3 +81,21 @@ def test_receipts_stay_for_ever(store: StateStore) -> None:
     prune(store, NOW)
 
     assert count(store, schema.receipts) == 1
+
+
+def test_what_nodes_said_goes_when_they_are_gone_for_long_and_nothing_is_open(store: StateStore) -> None:
+    old, young = NOW - 31 * DAY, NOW - 29 * DAY
+    common = {"bytes": 0, "ids": [], "outbox_bytes": 0, "outbox_packs": 0}
+    insert(
+        store, schema.risks,
+        {"node": "left", "games": 0, "at": old, "lost_at": None, **common},
+        {"node": "lost", "games": 3, "at": old, "lost_at": old, **common},
+        {"node": "lost lately", "games": 3, "at": old, "lost_at": young, **common},
+        {"node": "silent with games", "games": 3, "at": old, "lost_at": None, **common},
+        {"node": "young", "games": 0, "at": young, "lost_at": None, **common},
+    )  # fmt: skip
+
+    assert prune(store, NOW)["risks"] == 2
+    with store.read() as connection:
+        left = set(connection.execute(sa.select(schema.risks.c.node)).scalars())
+    assert left == {"lost lately", "silent with games", "young"}

@@ -61,6 +61,7 @@ class Wanted:
         revoked: The file of revoked ids.
         health_seconds: How long the agent may take to answer after its start.
         owner: The coordinator, to which an ephemeral node pushes finished games; None: it does not.
+        min_durable_copies: So many persistent nodes with a pack are as good as the coordinator.
 
     """
 
@@ -77,6 +78,7 @@ class Wanted:
     revoked: str
     health_seconds: float
     owner: Node | None = None
+    min_durable_copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,19 +211,23 @@ def agent_arguments(wanted: Wanted, found: Found) -> list[str]:
     pairs += [("--host", listens.host), ("--port", str(wanted.node.agent_port))]
     pairs += [("--public-key", f"{keys}/{PUBLIC_KEY}"), ("--revoked", f"{keys}/{REVOKED}")]
     pairs += [("--trusted-network", network) for network in wanted.networks]
-    stays = ["--ephemeral", *_write_through(wanted.owner, f"{keys}/{TOKEN}")] if wanted.node.is_ephemeral else []
+    stays = ["--ephemeral", *_write_through(wanted, f"{keys}/{TOKEN}")] if wanted.node.is_ephemeral else []
     return ["--node", wanted.node.name, *(word for pair in pairs for word in pair), *tls, *stays]
 
 
-def _write_through(owner: Node | None, token: str) -> list[str]:
+def _write_through(wanted: Wanted, token: str) -> list[str]:
     """Give the arguments by which a node pushes finished games to the coordinator, if that can be reached."""
+    owner, notice = wanted.owner, wanted.node.extra.get("preemption_notice")
     if owner is None or not owner.own_addresses:
         return []
     address, pin = owner.own_addresses[0], owner.tls_fingerprint
     shown = f"[{address}]" if ":" in address else address
     url = f"{'https' if pin else 'http'}://{shown}:{owner.agent_port}"
     pinned = ["--write-through-fingerprint", pin] if pin else []
-    return ["--write-through-to", f"{owner.name}={url}", *pinned, "--token", token]
+    copies = wanted.min_durable_copies
+    more = ["--min-durable-copies", str(copies)] if copies > 1 else []
+    more += ["--preemption-notice", str(notice)] if notice else []
+    return ["--write-through-to", f"{owner.name}={url}", *pinned, "--token", token, *more]
 
 
 def systemd_word(text: str) -> str:

@@ -19,6 +19,8 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.identity import load_coordinator_key, verify_token
 from ringrift_sync_dagster.settings.inventory import Inventory
 from ringrift_sync_dagster.settings.settings import Settings
+from ringrift_sync_dagster.state.node_reports import report_in, wish_in
+from ringrift_sync_dagster.state.nodes import node_rows
 from ringrift_sync_dagster.state.schema import REVISION
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage import room
@@ -190,8 +192,21 @@ def _state(found: Findings, settings: Settings) -> None:
                 pass
             found.ok("state", f"{state.name} can be written and has revision {REVISION}")
             _state_file(found, state)
+            _agents(found, state)
     except StateError as error:
         found.error("state", str(error), "see the message; after a loss of the file: ringrift-sync pull --recover")
+
+
+def _agents(found: Findings, state: StateStore) -> None:
+    """Tell of nodes whose games stay where they are, by the word of their own agents."""
+    for row in node_rows(state):
+        report = report_in(row)
+        if report.stopped_by:
+            words = f"{row.name}: new games stay in their databases: {report.stopped_by}"
+            found.warning("outbox", words, f"free room on the disk of {row.name}, or find out why nothing leaves it")
+        if report.draining or wish_in(row) is not None:
+            words = f"{row.name}: it is drained, and takes nothing from others"
+            found.warning("drain", words, f"ringrift-sync drain {row.name} --resume")
 
 
 def _state_file(found: Findings, state: StateStore) -> None:
