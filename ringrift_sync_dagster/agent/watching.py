@@ -187,8 +187,10 @@ class Watcher:
             answer = await self._calls.call("scan", {})
         except Refusal as refusal:
             answer = {"ok": False, "error": {"message": refusal.message}}
+        # The first one starts a process and reads everything anew: what it took says nothing of the next one, and games
+        # of a database that appears soon after the start must not wait ten times as long.
+        self._scan_took = clock.monotonic() - started if self._scanned_at else 0.0
         self._scanned_at = clock.monotonic()
-        self._scan_took = self._scanned_at - started
         if not answer["ok"]:
             log.warning("the scan for games databases failed cause=%s", answer["error"]["message"])
             return
