@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import requests
 
 from ringrift_sync_dagster.settings.identity import CoordinatorKey, issue_token
 from ringrift_sync_dagster.state.measures import record_round_trips
-from ringrift_sync_dagster.state.nodes import seen
+from ringrift_sync_dagster.state.node_reports import trouble_in
+from ringrift_sync_dagster.state.nodes import node_row, seen
 from ringrift_sync_dagster.state.receipts import Receipt, add_receipt
 from ringrift_sync_dagster.state.risks import every, risk_of
 from ringrift_sync_dagster.state.store import StateStore
@@ -129,3 +131,38 @@ def test_only_a_node_s_own_token_and_only_at_the_coordinator_s_agent(hub: AgentP
     assert (reading.status_code, reading.json()["error"]["code"]) == (403, "scope")
     elsewhere = beat(agent, "vast-1")
     assert (elsewhere.status_code, elsewhere.json()["error"]["code"]) == (404, "no_heartbeats_here")
+
+
+@pytest.mark.cluster
+def test_so_many_persistent_copies_are_durable_as_the_owner_was_told(
+    coordinator_key: CoordinatorKey, free_addresses: Iterator[str], tmp_path: Path
+) -> None:
+    (tmp_path / "hosts.yaml").write_text(HOSTS)
+    url = f"sqlite:///{tmp_path}/state.db"
+    at_owner, at_two, at_one = ("5" * 64, "6" * 64, "7" * 64)
+    with StateStore.open(url) as state:
+        holders = [(at_owner, "hub-1"), (at_two, "far"), (at_two, "near"), (at_one, "far"), (at_one, "vast-2")]
+        for sha, holder in holders:
+            add_receipt(state, Receipt(sha, holder, f"vast-1/{sha}", 10, time.time()))
+    more = {"hosts": f"Path({str(tmp_path / 'hosts.yaml')!r})", "min_durable_copies": "2"}
+    host = next(free_addresses)
+    with AgentProcess("hub-1", tmp_path / "hub-1", host, coordinator_key, state_url=url, more=more) as running:
+        assert beat(running, "vast-1", packs=[at_one, at_two, at_owner]).json()["durable"] == [at_two, at_owner]
+
+
+def test_what_a_node_says_of_itself_is_checked_and_an_older_one_says_nothing(
+    hub: AgentProcess, state: StateStore
+) -> None:
+    assert beat(hub, "near", "node", stopped_by="the outbox is full", draining=True, drain=None).status_code == 200
+    row = node_row(state, "near")
+    assert row is not None
+    assert trouble_in(row) == (
+        "new games stay in their databases: the outbox is full; drained: takes no bulk until --resume"
+    )
+    wrong: dict[str, Any]
+    for wrong in ({"stopped_by": 7}, {"drain": "yes"}, {"drain": {"id": [1]}}):
+        assert beat(hub, "near", "node", **wrong).status_code == 400
+    assert beat(hub, "near", "node").json()["drain"] is False
+    row = node_row(state, "near")
+    assert row is not None
+    assert trouble_in(row) == ""

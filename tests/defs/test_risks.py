@@ -99,3 +99,7 @@ def test_the_run_of_a_minute_shows_what_is_at_risk(
     (record,) = instance.fetch_observations(dg.AssetKey("games"), limit=1).records
     assert record.asset_observation is not None
     assert record.asset_observation.metadata["games_at_risk"].value == 3
+    evaluated = instance.get_records_for_run(record.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    told = [one.event_log_entry.dagster_event for one in evaluated]
+    names = [event.asset_check_evaluation_data.check_name for event in told if event is not None]
+    assert names.count("oldest_unsaved_game") == 1  # once in a run, however many looks it takes

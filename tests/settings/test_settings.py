@@ -205,3 +205,22 @@ def test_a_limit_that_looks_like_megabits_is_a_warning(monkeypatch: pytest.Monke
     assert (warning.key, warning.severity) == ("RINGRIFT_SYNC_BANDWIDTH_LIMIT", "warning")
     assert [w.file for w in load_settings(bandwidth_limit=2000).warnings] == ["argument"]
     assert load_settings(bandwidth_limit=999).warnings == ()
+
+
+def test_copies_that_make_a_game_durable_are_set_and_a_wrong_number_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hosts, host = (
+        tmp_path / "hosts.yaml",
+        "hosts: {hub-1: {ssh_host: 10.0.0.1, ringrift_path: /r, role: coordinator}}\n",
+    )
+    hosts.write_text(f"auto_sync: {{min_durable_copies: 3}}\n{host}")
+    assert load_settings(hosts=hosts).min_durable_copies == 3
+    monkeypatch.setenv("RINGRIFT_SYNC_MIN_DURABLE_COPIES", "2")
+    assert load_settings(hosts=hosts).min_durable_copies == 2
+    monkeypatch.setenv("RINGRIFT_SYNC_MIN_DURABLE_COPIES", "0")
+    with pytest.raises(ConfigError, match=r"RINGRIFT_SYNC_MIN_DURABLE_COPIES: '0' is refused: .* equal to 1"):
+        load_settings(hosts=hosts)
+    hosts.write_text(f"auto_sync: {{min_durable_copies: none}}\n{host}")
+    with pytest.raises(ConfigError, match="min_durable_copies: 'none' is not a whole number from 1"):
+        load_settings(hosts=hosts)

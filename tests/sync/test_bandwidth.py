@@ -216,3 +216,29 @@ def test_the_slots_and_the_share_of_a_killed_process_are_free_at_once(home: Path
     with state, manager.transfer(wanted()) as running:
         assert running.pacer.rate == 30 * MB
     manager.close()
+
+
+def test_what_comes_from_an_ephemeral_node_has_its_turn_before_what_came_a_little_earlier(home: Path) -> None:
+    (home / "hosts.yaml").write_text(
+        HOSTS + "  spot-1: {ssh_host: 127.77.0.7, ringrift_path: /r, is_ephemeral: true}\n"
+    )
+    order: list[str] = []
+    for boost, expected in ((2.0, ["spot-1", "local-1"]), (1.0, ["local-1", "spot-1"])):
+        manager, state = manager_of(home, max_concurrent_syncs=1, ephemeral_priority_boost=boost)
+        order.clear()
+
+        def move(node: str, manager: BandwidthManager = manager) -> None:
+            with manager.transfer(wanted(node)):
+                order.append(node)
+
+        threads = [threading.Thread(target=move, args=(node,)) for node in ("local-1", "spot-1")]
+        with manager.transfer(wanted("runpod-1")):
+            for number, thread in enumerate(threads, start=2):
+                thread.start()
+                while len(transfer_rows(state, running=True)) < number:
+                    time.sleep(0.01)
+        for thread in threads:
+            thread.join()
+        assert order == expected
+        manager.close()
+        state.close()

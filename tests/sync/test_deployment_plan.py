@@ -138,6 +138,13 @@ def test_an_ephemeral_node_is_told_where_its_finished_games_go(
     assert (told.coordinator.name, told.coordinator.address, told.coordinator.agent_port) == ("hub-1", "10.0.0.1", 9000)
     assert (told.coordinator.tls_fingerprint, told.token_file) == (pin, Path("/srv/x/agent/keys/token.jwt"))
     assert f"hub-1={scheme}://10.0.0.1:9000" in words
+    assert (told.min_durable_copies, told.preemption_url) == (1, "")
+    noticed = replace(spot, node=replace(spot.node, extra={"preemption_notice": "aws"}), min_durable_copies=2)
+    order = ordered(noticed, read_found(answer()), key)
+    assert order is not None
+    told = command._write_through(parser, parser.parse_args(json.loads(order.config)["arguments"]))
+    assert told is not None
+    assert (told.min_durable_copies, told.preemption_url) == (2, "http://169.254.169.254")
     stays = ordered(replace(wanted, owner=owner), read_found(answer()), key)
     assert stays is not None
     assert "--write-through-to" not in json.loads(stays.config)["arguments"]
