@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -39,12 +39,15 @@ from ringrift_sync_dagster.storage.files import make_dirs
 from ringrift_sync_dagster.transports.networks import is_loopback
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 MOST_SECONDS: Final = 600.0
 _IDS_SHOWN: Final = 1_000
 _ASK_AGAIN_SECONDS: Final = 0.25
 _TELL_SECONDS: Final = 5.0
 _LEAST_TELL_SECONDS: Final = 1.0
+_LEAST_LOOK_SECONDS: Final = 2.0  # a question with next to no timeout is still answered from one look
+_LOOKS: Final = "the databases are still being looked at"
 _BULK: Final = frozenset({("PUT", "/v1/incoming/{node}/{sha}"), ("POST", "/v1/pull")})
 
 
@@ -92,6 +95,7 @@ class Through:
         )
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
+        self._under_way: set[asyncio.Task[Any]] = set()  # looks that somebody asked for
         self.is_draining = False
         """Whether bulk work of others is refused."""
 
@@ -104,9 +108,10 @@ class Through:
 
     async def close(self) -> None:
         """Stop at once; what waits is pushed after the next start."""
-        for task in self._tasks:
+        ending = [*self._tasks, *self._under_way]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         await self._calls.close()
         self._ways.close()
         await asyncio.to_thread(self._outbox.close)
@@ -188,11 +193,14 @@ class Through:
             raise _bad_request("game_id and db_path must be text")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
             raise _bad_request(f"timeout must be a number of seconds from 0 to {MOST_SECONDS:.0f}")
-        name = await self._watcher.name_of(path)
+        deadline = Deadline.after(float(seconds))
+        name = await self._within(deadline, self._watcher.name_of(path))
+        if name is None:
+            return json_answer({"durable": False, "reason": _LOOKS})
         if not name:
             message = f"{path} is no games database of this node that can be read; /v1/manifest lists them"
             raise Refusal(HTTPStatus.NOT_FOUND, "unknown_database", message)
-        reason = await self._made_durable(name, game_id, Deadline.after(float(seconds)))
+        reason = await self._made_durable(name, game_id, deadline)
         return json_answer({"durable": not reason, "reason": reason})
 
     async def post_drain(self, request: web.Request) -> web.Response:
@@ -224,11 +232,11 @@ class Through:
             if state == "durable":
                 return ""
             if not state:
-                await self._watcher.look(path)
+                looked = await self._within(deadline, self._watcher.look(path))
                 state = await asyncio.to_thread(self._outbox.state, path, game_id)
-                if not state and not asked:
+                if looked is not None and not state and not asked:
                     # Passed by before the memory of durable games began, or not finished: ask for it by its name.
-                    asked = await self._watcher.take_one(path, game_id)
+                    asked = bool(await self._within(deadline, self._watcher.take_one(path, game_id)))
             if deadline.expired:
                 return await self._reason(path, game_id)
             await self._wait_for_change(deadline)
@@ -238,10 +246,18 @@ class Through:
         if state == "durable":
             return ""
         if not state:
-            stopped = self._watcher.is_stopped_by
+            stopped = self._watcher.is_stopped_by or (_LOOKS if self._under_way else "")
             return stopped or "the database does not hold this game finished and with all its moves yet"
         trouble = await asyncio.to_thread(self._outbox.trouble, path, game_id) or self._pusher.last_error
         return f"it waits in the outbox: {trouble or 'it was not acknowledged in time'}"
+
+    async def _within(self, deadline: Deadline, work: Coroutine[Any, Any, _T]) -> _T | None:
+        """Give what a look gives, or None when the deadline comes first; the look goes on by itself."""
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.wait({task}, timeout=max(_LEAST_LOOK_SECONDS, deadline.remaining()))
+        return task.result() if task.done() else None
 
     async def _wait_for_change(self, deadline: Deadline) -> None:
         with contextlib.suppress(TimeoutError):

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ringrift_sync_dagster.agent.asking import write_through
 from tests.agent.agents import AgentProcess, children, wait_until
 from tests.agent.conftest import StartAgent
-from tests.agent.through_parts import DATABASE, Field, arrived, outbox_of, status, wait_for, wait_until_empty
+from tests.agent.through_parts import DATABASE, SPOT, Field, arrived, outbox_of, status, wait_for, wait_until_empty
 
 pytestmark = pytest.mark.cluster
 
@@ -152,6 +153,7 @@ def test_upstream_bug_3_a_question_that_ends_early_costs_no_game_its_place(field
     owner.stop()
     spot = field.spot(owner, drain_seconds=0.2)
     field.play("g1", "g2")
+    wait_until(lambda: status(spot)["games"] == 2)
     for game_id in ("g1", "g2"):
         body = {"game_id": game_id, "db_path": DATABASE, "timeout": 0.2}
         answer = spot.request("POST", "/v1/write-through", token=spot.token("node"), json=body).json()
@@ -161,6 +163,29 @@ def test_upstream_bug_3_a_question_that_ends_early_costs_no_game_its_place(field
 
     wait_for(owner, "g1", "g2")
     wait_until_empty(spot)
+
+
+def test_a_question_ends_in_time_while_a_look_hangs_and_the_game_keeps_its_place(field: Field) -> None:
+    owner = field.receiver()
+    spot = field.spot(owner)
+    field.play("g1")
+    wait_for(owner, "g1")
+    workers = children(spot.pid)
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
+    try:
+        field.play("g2")
+        started = time.monotonic()
+        path = str(field.folder / SPOT / DATABASE)
+        saved = write_through("g2", path, 1.0, url=spot.url, token_file=field.folder / SPOT / "token.jwt")
+        assert 0.9 < time.monotonic() - started < 4
+        assert (bool(saved), saved.reason) == (False, "the databases are still being looked at")
+    finally:
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
+    saved = write_through("g2", path, 15.0, url=spot.url, token_file=field.folder / SPOT / "token.jwt")
+    assert (bool(saved), saved.reason) == (True, "")
+    assert arrived(owner) == ["g1", "g2"]
 
 
 def test_upstream_bug_4_games_that_finish_while_the_outbox_is_emptied_stay_in_it(field: Field) -> None:
