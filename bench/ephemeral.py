@@ -132,7 +132,7 @@ def _latencies(field: SpotField, folder: Path, runs: int, problems: list[str]) -
 def _peer(
     folder: Path, make: Callable[[peers.SshServer], Copy], server: peers.SshServer, number: int
 ) -> tuple[list[float], float]:
-    """Give the ages of the newest safe game under a peer, and which share of its copies could not be read, in percent."""
+    """Give the ages of the newest safe game under a peer, and how many percent of its copies could not be read."""
     sources = [folder / f"spot-{one:02d}" / "data/games/selfplay.db" for one in range(max(SIZES))]
     for source in sources:
         source.parent.mkdir(parents=True)
