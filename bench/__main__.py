@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from bench import datatypes, games, passes, transports
+from bench import datatypes, ephemeral, games, passes, transports
 from bench.command import main
 
-PARTS = (*games.PARTS, *transports.PARTS, *datatypes.PARTS, passes.PART)
+PARTS = (*games.PARTS, *transports.PARTS, *datatypes.PARTS, passes.PART, ephemeral.PART)
 
 if __name__ == "__main__":
     sys.exit(main(PARTS, sys.argv[1:]))

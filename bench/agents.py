@@ -50,7 +50,7 @@ class Agent:
 
     def cpu_seconds(self) -> float:
         """Processor time so far of the agent and all processes that it started; the kernel counts in 10 ms."""
-        return sum(_cpu_ticks(pid, with_ended=pid == self.pid) for pid in _tree(self.pid)) / _TICKS
+        return tree_cpu_seconds(self.pid)
 
 
 @contextmanager
@@ -93,7 +93,12 @@ def _wait_for(running: Agent, processes: Processes) -> None:
             time.sleep(0.05)
 
 
-def _tree(top: int) -> list[int]:
+def tree_cpu_seconds(top: int) -> float:
+    """Processor time so far of a process and everything below it; the kernel counts in 10 ms."""
+    return sum(_cpu_ticks(pid, with_ended=pid == top) for pid in tree_of(top)) / _TICKS
+
+
+def tree_of(top: int) -> list[int]:
     """Give a process and everything below it."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():

@@ -136,14 +136,15 @@ class Watcher:
 
         """
         async with self._turn:
-            if await asyncio.to_thread(self._folders_changed):
-                self._scan_wanted = True
-            await self._scan_if_due(thorough=thorough)
+            due = await asyncio.to_thread(self._seen, only)
+            scanned = await self._scan_if_due(thorough=thorough)
             if self._generation != self._outbox.read_again:
                 self._generation = self._outbox.read_again
+                scanned = True
                 for watched in self._watched.values():
                     watched.token, watched.cursors = "", {}
-            due = await asyncio.to_thread(self._due, only)
+            if scanned:
+                due = await asyncio.to_thread(self._due, only)
             if not due or not await self._has_room():
                 return False
             return await self._take(due)
@@ -171,15 +172,19 @@ class Watcher:
                 await self.look(thorough=True)
         return ""
 
-    def _folders_changed(self) -> bool:
-        return any(_changed_at(folder) != known for folder, known in self._folders.items())
+    def _seen(self, only: str) -> list[tuple[str, str, bool]]:
+        """Look at directories and databases in one go: for an idle node, changing threads costs as much as looking."""
+        if any(_changed_at(folder) != known for folder, known in self._folders.items()):
+            self._scan_wanted = True
+        return self._due(only)
 
-    async def _scan_if_due(self, *, thorough: bool) -> None:
+    async def _scan_if_due(self, *, thorough: bool) -> bool:
+        """Scan where it is time to; say whether that was done."""
         since = clock.monotonic() - self._scanned_at
         share = _SCAN_SHARE if self._scan_wanted else _IDLE_SCAN_SHARE
         least = self._seconds if self._scan_wanted else _IDLE_SCAN_SECONDS
         if self._scanned_at and not thorough and since < max(least, share * self._scan_took):
-            return
+            return False
         started = clock.monotonic()
         folders = await asyncio.to_thread(self._all_folders)  # before the scan: what comes meanwhile is seen next time
         self._scan_wanted = False
@@ -193,9 +198,10 @@ class Watcher:
         self._scanned_at = clock.monotonic()
         if not answer["ok"]:
             log.warning("the scan for games databases failed cause=%s", answer["error"]["message"])
-            return
+            return True
         self._take_in(answer["result"]["entries"])
         self._folders = {**(await asyncio.to_thread(self._all_folders)), **folders}
+        return True
 
     def _take_in(self, entries: Iterable[Mapping[str, Any]]) -> None:
         watched: dict[str, _Watched] = {}
