@@ -80,7 +80,7 @@ bench: setup ## Measure: prints numbers, judges nothing.
 		for program in bench/*.py; do echo "== $$program"; $(BIN)/python "$$program" $(ARGS); done; \
 	else echo "There are no benchmarks yet."; fi
 
-demo: setup ## A coordinator and four nodes on loopback play and are synced; what arrived is judged.
+demo: setup ## A coordinator and four nodes on loopback play and are synced, one vanishes; what arrived is judged.
 	@$(BIN)/python -m $(PACKAGE).demo
 
 dev: setup ## The same cluster, and Dagster's UI on 127.0.0.1; ends with Ctrl-C.

@@ -223,6 +223,11 @@ class EmbeddedCluster:
         addresses = {name: self.address(name) for name in self._octets}
         self._write_hosts(target, {**addresses, node: self.relay_address(node)})
 
+    def write_status(self, node: str, status: str) -> None:
+        """Write into the inventory what its provider says of a node, such as ``terminated``."""
+        addresses = {name: self.address(name) for name in self._octets}
+        self._write_hosts(self.hosts, addresses, {node: {"status": status}})
+
     def _wipe(self) -> None:
         for child in self.base.iterdir():
             if child.name == _LOCK:
@@ -252,8 +257,10 @@ class EmbeddedCluster:
             return [Scope.COORDINATOR]
         return [Scope.NODE, Scope.RELAY] if self._write_through and not node.is_ephemeral else [Scope.NODE]
 
-    def _write_hosts(self, target: Path, addresses: Mapping[str, str]) -> None:
-        further = {node: server.inventory_keys for node, server in self.ssh.items()}
+    def _write_hosts(
+        self, target: Path, addresses: Mapping[str, str], more: Mapping[str, Mapping[str, object]] | None = None
+    ) -> None:
+        further = {node: server.inventory_keys for node, server in self.ssh.items()} | dict(more or {})
         write_hosts(self._template, target, addresses, self.node_root, further)
 
     def _launch(self, node: str) -> None:

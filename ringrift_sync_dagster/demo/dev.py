@@ -48,15 +48,14 @@ def develop(console: Console, base: Path = BASE, port: int = PORT) -> int:
 
 @contextlib.contextmanager
 def living_cluster(base: Path, settings: Mapping[str, str] | None = None) -> Iterator[EmbeddedCluster]:
-    """Run a cluster in which every node plays, and which has an agent at the coordinator too.
+    """Run a cluster in which every node plays, and the spot node writes through to the coordinator's agent.
 
     Args:
         base: Folder for everything; what an earlier cluster left there goes on.
         settings: Further ``RINGRIFT_`` variables.
 
     """
-    with EmbeddedCluster(base, ssh=SSH, settings={**SETTINGS, **(settings or {})}) as cluster:
-        cluster.start_agent(cluster.coordinator)
+    with EmbeddedCluster(base, ssh=SSH, settings={**SETTINGS, **(settings or {})}, write_through=True) as cluster:
         start_writers(cluster, rate=GAMES_PER_SECOND, backlog=0)
         yield cluster
 

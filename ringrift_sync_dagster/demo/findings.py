@@ -58,7 +58,7 @@ class SetAside:
 
 def node_games(path: Path, ids: Iterable[str]) -> dict[str, Found]:
     """Games of a node's own database, whatever its history; those that are missing are left out."""
-    with closing(_open(path)) as conn:
+    with closing(opened(path)) as conn:
         return {found.game_id: found for found in _found(read_games(conn, list(ids)))}
 
 
@@ -66,13 +66,13 @@ def finished_ids(path: Path) -> set[str]:
     """Ids of the games that a database calls completed; empty when there is no such file."""
     if not path.exists():
         return set()
-    with closing(_open(path)) as conn:
+    with closing(opened(path)) as conn:
         return {row[0] for row in conn.execute("SELECT game_id FROM games WHERE game_status = 'completed'")}
 
 
 def canonical_games(path: Path) -> dict[str, Found]:
     """Games of a canonical database, with what its provenance says of each."""
-    with closing(_open(path)) as conn:
+    with closing(opened(path)) as conn:
         recorded = {
             row[0]: (row[1], row[2]) for row in conn.execute("SELECT game_id, identity, node FROM ringrift_provenance")
         }
@@ -87,7 +87,7 @@ def canonical_games(path: Path) -> dict[str, Found]:
 def orphan_rows(path: Path) -> int:
     """Child rows of a canonical database whose game is not there."""
     count = "SELECT COUNT(*) FROM {} WHERE game_id NOT IN (SELECT game_id FROM games)"
-    with closing(_open(path)) as conn:
+    with closing(opened(path)) as conn:
         return sum(int(conn.execute(count.format(table.name)).fetchone()[0]) for table in schema.CHILDREN)
 
 
@@ -112,7 +112,8 @@ def quarantined_games(directory: Path) -> list[SetAside]:
     return found
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def opened(path: Path) -> sqlite3.Connection:
+    """Open a database to read it."""
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
 
 

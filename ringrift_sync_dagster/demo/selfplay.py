@@ -181,12 +181,18 @@ def _settle_doubts(root: Path, ledger: Path) -> None:
         return
     with Ledger(ledger) as book:
         for entry in doubts:
-            with closing(sqlite3.connect(root / entry.path)) as conn:
-                over = is_finished(conn, entry.game_id)
-            if over:
+            if _is_over(root / entry.path, entry.game_id):
                 book.finished([entry])
             else:
                 book.unfinished(entry)
+
+
+def _is_over(path: Path, game_id: str) -> bool:
+    """Whether a game was finished; one whose database went with its node was not."""
+    if not path.exists():
+        return False
+    with closing(sqlite3.connect(path)) as conn:
+        return is_finished(conn, game_id)
 
 
 def write_bystanders(root: Path, seed: int, node: str) -> None:

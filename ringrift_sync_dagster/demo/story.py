@@ -1,16 +1,17 @@
-"""The demo from beginning to end: games are played, an agent dies, everything arrives, and a verdict says whether.
+"""The demo from beginning to end: games are played, an agent dies, a node vanishes, and a verdict says what arrived.
 
 Two nodes have agents. On the other two the agent's port is closed: one is served by rsync over SSH, and one, where a
-login finds no rsync, no scp and no sftp, by base64 text.
-The collecting is done by the real command, ``dagster job execute``, twice: while the writers play, and after they have
-ended.
+login finds no rsync, no scp and no sftp, by base64 text. The spot node writes its games through by itself, until it is
+lost with all that it has. The collecting is done by the real command, ``dagster job execute``, three times: while the
+writers play, after they have ended, when one node does not answer any more, and when the inventory calls it terminated.
 """
 
 from __future__ import annotations
 
+import re
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from typing import Final
 from rich.console import Console
 
 from ringrift_sync_dagster.core.escalation import Rung
-from ringrift_sync_dagster.demo import cargo, cargo_verdict, rungs, scenario, ssh_nodes, tables
+from ringrift_sync_dagster.demo import cargo, cargo_verdict, rungs, scenario, ssh_nodes, tables, vanishing
 from ringrift_sync_dagster.demo.cargo import Cargo
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.dagster_home import dagster_environment
@@ -26,6 +27,7 @@ from ringrift_sync_dagster.demo.interruption import Interruption, interrupt, res
 from ringrift_sync_dagster.demo.ledger import Entry, Plan, read_ledgers
 from ringrift_sync_dagster.demo.processes import PYTHON, ChildFailedError
 from ringrift_sync_dagster.demo.selfplay import write_bystanders
+from ringrift_sync_dagster.demo.vanishing import Vanished
 from ringrift_sync_dagster.demo.verdict import Check, judge
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.store import StateStore
@@ -45,8 +47,9 @@ RUNGS: Final = {
 SETTINGS: Final = {"RINGRIFT_SYNC_SHORT_AFTER_SECONDS": f"{SHORT_AFTER_SECONDS:g}"}
 JOB: Final = "move_data_job"
 _WAIT_SECONDS: Final = 90.0
-_JOB_SECONDS: Final = 240.0
+_JOB_SECONDS: Final = 600.0
 _BACKLOG_NODE: Final = scenario.NEBIUS.node
+_SPOT: Final = scenario.VAST.node
 
 
 @dataclass(slots=True)
@@ -69,7 +72,7 @@ class Story:
 
     def tell(self) -> bool:
         """Run the demo; True when the verdict is good."""
-        with EmbeddedCluster(self.base, ssh=SSH, settings=SETTINGS, fresh=True) as cluster:
+        with EmbeddedCluster(self.base, ssh=SSH, settings=SETTINGS, write_through=True, fresh=True) as cluster:
             for line in who_answers(cluster):
                 self._say(line)
             laid = self._lay_out(cluster)
@@ -78,9 +81,13 @@ class Story:
             self._promote(cluster, 1)
             self._run_job(cluster, "while the writers go on playing")
             last = self._promote_while_a_node_is_down(cluster)
+            vanished = self._lose_a_node(cluster)
             self._end_playing(cluster)
-            self._run_job(cluster, "now that all writers have ended")
-            return self._judge(cluster, interruption, laid, last)
+            self._run_job(
+                cluster, f"now that all writers have ended, and {vanished.node} does not answer", vanished.node
+            )
+            report = self._give_up(cluster, vanished)
+            return self._judge(cluster, interruption, laid, last, vanished, report)
 
     def _lay_out(self, cluster: EmbeddedCluster) -> Cargo:
         laid = cargo.lay_out({node: cluster.node_root(node) for node in cluster.nodes}, SEED)
@@ -110,9 +117,35 @@ class Story:
         self._say(f"both promotions within {clock.monotonic() - started:.1f} s")
         command = [PYTHON, "-m", "ringrift_sync_dagster.cli", "sync", "--type", "models", "--down"]
         cluster.run([*command, "--config", cargo.CONFIG], seconds=_JOB_SECONDS)
+        self._say(f"ringrift-sync sync --type models: all but {node} have the last one")
         cluster.start_agent(node)
-        self._say(f"ringrift-sync sync --type models: all but {node} have the last one; its agent runs again")
+        limit = clock.monotonic() + _WAIT_SECONDS
+        while not _plays_with(cluster, node, last):
+            if clock.monotonic() > limit:
+                raise ChildFailedError(f"{node} did not get the model that was promoted last")
+            cluster.run([*command, "--config", cargo.CONFIG, "--node", node], seconds=_JOB_SECONDS)
+        self._say(f"the agent of {node} runs again: it has the last model, and pushes what was finished meanwhile")
         return last
+
+    def _lose_a_node(self, cluster: EmbeddedCluster) -> Vanished:
+        """Lose the spot node for good, once everything that was planned for it was played."""
+        writer = writer_name(_SPOT)
+        cluster.processes.signal(writer, signal.SIGUSR1)
+        self._wait(cluster, lambda entries: _planned({_SPOT}) <= _done(entries), f"the planned games of {_SPOT}")
+        vanished = vanishing.vanish(
+            cluster, _SPOT, ledger_dir(cluster) / f"{_SPOT}.jsonl", writer, cluster.base / "evidence" / _SPOT
+        )
+        self._say(f"kill -9: writer and agent of {_SPOT} die at one instant, and its directory is removed")
+        self._say(f"{vanished}; {len(vanished.receipted)} had a receipt")
+        return vanished
+
+    def _give_up(self, cluster: EmbeddedCluster, vanished: Vanished) -> vanishing.Report:
+        cluster.write_status(vanished.node, "terminated")
+        self._run_job(cluster, f"now that the inventory says that {vanished.node} is terminated")
+        self._say(f"after a minute without a heartbeat {vanished.node} is given up")
+        report = vanishing.give_up(cluster, vanished)
+        self._say(f"ringrift-sync status: {vanished.node} is gone, {report.games} games of its last heartbeat are lost")
+        return report
 
     def _begin_playing(self, cluster: EmbeddedCluster) -> None:
         write_bystanders(cluster.node_root(scenario.VAST.node), SEED, scenario.VAST.node)
@@ -136,7 +169,8 @@ class Story:
         )
         return done
 
-    def _run_job(self, cluster: EmbeddedCluster, when: str) -> None:
+    def _run_job(self, cluster: EmbeddedCluster, when: str, gone: str = "") -> None:
+        """Run the job; with a node that is gone it must say so of that node's partitions, and of no other."""
         self._say(f"dagster job execute -j {JOB}, {when}")
         before = clock.monotonic()
         ended = cluster.run(
@@ -147,9 +181,14 @@ class Story:
         log = cluster.processes.log("dagster")
         with log.open("a") as file:
             file.write(ended.stdout + ended.stderr)
-        if ended.returncode != 0:
+        failed = _failed_nodes(ended.stdout + ended.stderr)
+        if failed != {gone} if gone else ended.returncode != 0:
             raise ChildFailedError(f"the Dagster job failed; {log} says:\n{cluster.processes.tail('dagster', 40)}")
-        self._say(f"the job ended well after {clock.monotonic() - before:.1f} s")
+        seconds = clock.monotonic() - before
+        if gone:
+            self._say(f"after {seconds:.1f} s the job names the partitions of {gone}, and has what all others had")
+        else:
+            self._say(f"the job ended well after {seconds:.1f} s")
 
     def _end_playing(self, cluster: EmbeddedCluster) -> None:
         for name in writers(cluster):
@@ -162,29 +201,49 @@ class Story:
         )
         time.sleep(SHORT_AFTER_SECONDS)  # games that are over and too short must stand still so long
 
-    def _judge(self, cluster: EmbeddedCluster, interruption: Interruption, laid: Cargo, last: Path) -> bool:
+    def _judge(
+        self,
+        cluster: EmbeddedCluster,
+        interruption: Interruption,
+        laid: Cargo,
+        last: Path,
+        vanished: Vanished,
+        report: vanishing.Report,
+    ) -> bool:
+        here = vanishing.arrived(cluster.root)
+        lost = vanishing.missing(vanished, here)
+        gone = {(one.node, one.path, one.game_id) for one in lost}
         entries = ledgers(cluster)
-        verdict = judge(entries, cluster.root, cluster.node_root)
+        present = [one for one in entries if (one.node, one.path, one.game_id) not in gone]
+
+        def root_of(node: str) -> Path:
+            return vanished.evidence if node == vanished.node else cluster.node_root(node)
+
+        verdict = judge(present, cluster.root, root_of)
         with StateStore.open(cluster.state_url) as state:
             found = rungs.served(state, cluster.nodes)
             checks = (
                 *_story_checks(entries, interruption, resumed_from(state, interruption), self.games),
                 *rungs.rung_checks(found, RUNGS),
             )
-            others = cargo_verdict.judge_cargo(laid, last, cluster.root, cluster.nodes, cluster.node_root)
+            others = (
+                *vanishing.vanishing_checks(vanished, here, report),
+                *cargo_verdict.judge_cargo(laid, last, cluster.root, cluster.nodes, root_of),
+            )
             self.console.print()
             tables.print_partitions(self.console, tables.lines(entries, verdict, state))
-            marked = [f"{file.node}:{file.path}" for file in scenario.FILES if _marker(cluster, file).exists()]
+            marked = [f"{file.node}:{file.path}" for file in scenario.FILES if _marker(root_of, file).exists()]
             tables.print_left_alone(self.console, state, marked)
             self.console.print()
             tables.print_data_types(self.console, state)
             self.console.print()
             rungs.print_rungs(self.console, found)
         self.console.print(
-            f"\n{len(verdict.finished)} finished games in the ledgers (copies counted); {verdict.canonical} in the"
-            f" canonical store, {len(verdict.set_aside)} in quarantine, in {clock.monotonic() - self._started:.0f} s:"
+            f"\n{len(verdict.finished) + len(lost)} finished games in the ledgers (copies counted), {len(lost)} of them"
+            f" gone with {vanished.node};\n{verdict.canonical} in the canonical store, {len(verdict.set_aside)} in"
+            f" quarantine, in {clock.monotonic() - self._started:.0f} s:"
         )
-        tables.print_verdict(self.console, checks, (*verdict.checks, *others))
+        tables.print_verdict(self.console, checks, (*verdict.checks, *others), len(lost))
         self.console.print(
             f"The same data in Dagster's UI: [bold]make dev[/], then http://127.0.0.1:3000 (data: {self.base})"
         )
@@ -198,7 +257,8 @@ class Story:
     def _wait(self, cluster: EmbeddedCluster, ready: Callable[[Sequence[Entry]], bool], what: str) -> None:
         limit = clock.monotonic() + _WAIT_SECONDS
         while not ready(ledgers(cluster)):
-            dead = [name for name in cluster.processes.ended() if name.startswith("selfplay")]
+            ended = [name for name in cluster.processes.ended() if name.startswith("selfplay")]
+            dead = [name for name in ended if cluster.node_root(name.removeprefix(writer_name(""))).exists()]
             if dead or clock.monotonic() > limit:
                 tails = "\n".join(cluster.processes.tail(name) for name in dead)
                 raise ChildFailedError(f"{what} did not come; ended: {', '.join(dead) or 'no writer'}\n{tails}")
@@ -208,7 +268,8 @@ class Story:
 def who_answers(cluster: EmbeddedCluster) -> list[str]:
     """Say how the nodes can be reached, in lines for a person."""
     agents = ", ".join(f"{name} {cluster.address(name)}" for name in cluster.agents)
-    return [f"{len(cluster.agents)} agents answer: {agents}"] + [
+    owner = f"{cluster.coordinator} {cluster.address(cluster.coordinator)}"
+    return [f"{len(cluster.agents)} agents answer: {agents}; that of {owner} merges what is pushed to it"] + [
         f"{name} {server.address} has no agent, its port is closed; SSH answers at port {server.port},"
         f" {'with' if 'rsync' in SSH[name] else 'without'} rsync"
         for name, server in cluster.ssh.items()
@@ -220,7 +281,7 @@ def start_writers(cluster: EmbeddedCluster, *, rate: float, backlog: int) -> Non
     for node in cluster.nodes:
         first = backlog if node == _BACKLOG_NODE else 0
         cluster.processes.start(
-            f"selfplay-{node}",
+            writer_name(node),
             [
                 *(PYTHON, "-m", "ringrift_sync_dagster.demo.selfplay", "--node", node),
                 *("--root", str(cluster.node_root(node)), "--ledger", str(ledger_dir(cluster) / f"{node}.jsonl")),
@@ -234,6 +295,11 @@ def writers(cluster: EmbeddedCluster) -> list[str]:
     return [name for name in cluster.processes.names() if name.startswith("selfplay")]
 
 
+def writer_name(node: str) -> str:
+    """Name of a node's writer among the processes."""
+    return f"selfplay-{node}"
+
+
 def ledger_dir(cluster: EmbeddedCluster) -> Path:
     """Where the writers' ledgers lie."""
     return cluster.base / "ledgers"
@@ -244,8 +310,18 @@ def ledgers(cluster: EmbeddedCluster) -> list[Entry]:
     return read_ledgers(ledger_dir(cluster))
 
 
-def _marker(cluster: EmbeddedCluster, file: scenario.GamesFile) -> Path:
-    return cluster.node_root(file.node) / f"{file.path}.writing"
+def _marker(root_of: Callable[[str], Path], file: scenario.GamesFile) -> Path:
+    return root_of(file.node) / f"{file.path}.writing"
+
+
+def _plays_with(cluster: EmbeddedCluster, node: str, model: Path) -> bool:
+    best = cluster.node_root(node) / cargo_verdict.BEST
+    return best.exists() and best.read_bytes() == model.read_bytes()
+
+
+def _failed_nodes(output: str) -> set[str]:
+    """The nodes whose partitions a job calls failed."""
+    return set(re.findall(r"\b\w+\|([\w-]+)(?=[,:])", output.rpartition("partitions failed")[2]))
 
 
 def _finished(entries: Sequence[Entry]) -> int:
@@ -258,12 +334,17 @@ def _has_backlog(entries: Sequence[Entry], backlog: int) -> bool:
 
 def _is_complete(entries: Sequence[Entry], games: int) -> bool:
     """Every planned case is on the disk as planned, and enough games are."""
-    done = {(e.plan, e.path, e.node, e.game_id) for e in entries if e.finished or e.plan is Plan.UNFINISHED}
     nodes = {file.node for file in scenario.FILES}
-    planned = {
-        (case.plan, case.file.path, node, case.game.game_id) for node in nodes for case in scenario.cases_of(SEED, node)
-    }
-    return planned <= done and _finished(entries) >= games
+    return _planned(nodes) <= _done(entries) and _finished(entries) >= games
+
+
+def _planned(nodes: Collection[str]) -> set[tuple[Plan, str, str, str]]:
+    cases = [(node, case) for node in nodes for case in scenario.cases_of(SEED, node)]
+    return {(case.plan, case.file.path, node, case.game.game_id) for node, case in cases}
+
+
+def _done(entries: Sequence[Entry]) -> set[tuple[Plan, str, str, str]]:
+    return {(e.plan, e.path, e.node, e.game_id) for e in entries if e.finished or e.plan is Plan.UNFINISHED}
 
 
 def _story_checks(entries: Sequence[Entry], interruption: Interruption, resumed: int, games: int) -> tuple[Check, ...]:

@@ -131,21 +131,25 @@ def print_left_alone(console: Console, state: StateStore, markers: Iterable[str]
         console.print(f"  {path} has a fresh .writing marker: its finished games were collected, the marker was not")
 
 
-def print_verdict(console: Console, story: Sequence[Check], games: Sequence[Check]) -> None:
+def print_verdict(console: Console, story: Sequence[Check], games: Sequence[Check], lost: int = 0) -> None:
     """Print every check, and the verdict as the last word.
 
     Args:
         console: Where.
         story: Whether everything happened as the demo tells it.
         games: Whether every game is where it belongs.
+        lost: So many went with a node before anybody else had them.
 
     """
     for check in (*story, *games):
         console.print(f"  {'[green]ok[/]' if check.passed else '[red]NO[/]'}  ", end="")
         console.print(str(check), markup=False, highlight=False, soft_wrap=True)
     if all(check.passed for check in games):
+        but = f" but the {lost} that went with the node that vanished" if lost else ""
         console.print(
-            "\n[bold green]Verdict: the ledgers and the canonical store agree.[/] Every finished game is there."
+            f"\n[bold green]Verdict: the ledgers and the canonical store agree.[/] Every finished game is there{but}.",
+            highlight=False,
+            soft_wrap=True,
         )
     else:
         console.print("\n[bold red]Verdict: the ledgers and the canonical store do not agree.[/]")

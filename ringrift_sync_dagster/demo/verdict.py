@@ -80,7 +80,7 @@ def judge(entries: Sequence[Entry], root: Path, node_root: Callable[[str], Path]
         node_root: That of a node.
 
     """
-    finished = _settled(entries, node_root)
+    finished = settled(entries, node_root)
     sources = _read_sources(finished, node_root)
     canonical = {
         path.stem.removeprefix("canonical_"): findings.canonical_games(path)
@@ -107,7 +107,7 @@ def judge(entries: Sequence[Entry], root: Path, node_root: Callable[[str], Path]
     return Verdict(checks, tuple(finished), len(stored), tuple(set_aside))
 
 
-def _settled(entries: Sequence[Entry], node_root: Callable[[str], Path]) -> list[Entry]:
+def settled(entries: Sequence[Entry], node_root: Callable[[str], Path]) -> list[Entry]:
     """The finished games; where a killed writer left a doubt, its database decides."""
     finished = []
     for entry in entries:

@@ -17,6 +17,7 @@ from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.dagster_home import dagster_environment
 from ringrift_sync_dagster.demo.dev import dagster, living_cluster
 from ringrift_sync_dagster.demo.processes import PYTHON
+from ringrift_sync_dagster.demo.vanishing import wait_for_a_bad_moment
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state import marks
 from ringrift_sync_dagster.state.events import events_since
@@ -171,6 +172,8 @@ def test_beside_a_daemon_one_acts_at_a_time_and_each_follows_the_other(living: L
 
 
 def test_a_node_that_dies_with_games_is_asked_for_them_and_each_failed_run_is_told(living: Living) -> None:
+    # It writes through, so that a game is on it alone for a moment only: it must die at such a moment.
+    assert wait_for_a_bad_moment(living.cluster, living.state, VAST, 60)
     living.cluster.kill_agent(VAST)
     detected, failed = DataEventType.ORPHAN_GAMES_DETECTED, DataEventType.DATA_SYNC_FAILED
     living.until(lambda: any(one["node"] == VAST for one in living.events(detected)), 120, "orphans are detected")

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ringrift_sync_dagster.demo import scenario
-from ringrift_sync_dagster.demo.ledger import Entry, Plan, read_ledger
+from ringrift_sync_dagster.demo.ledger import Entry, Ledger, Plan, read_ledger
 from ringrift_sync_dagster.demo.processes import CHECKOUT
 from tests.demo.played import PlayedCluster
 
@@ -74,6 +74,20 @@ def test_after_kill_9_the_next_writer_settles_the_doubt_from_the_database(tmp_pa
     assert {e.game_id for e in entries if e.finished} == {
         game for game, status in found.items() if status == "completed"
     }
+
+
+def test_a_doubt_about_a_database_that_went_with_its_node_is_settled_as_unfinished(tmp_path: Path) -> None:
+    (case, *_) = scenario.cases_of(7, NODE)
+    row = case.game.rows["games"][0]
+    entry = Entry(
+        Plan.NORMAL, NODE, scenario.NEBIUS.path, case.game.config, case.game.game_id, case.game.fingerprint, 20, 1,
+        str(row["created_at"]),
+    )  # fmt: skip
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.playing([entry])
+
+    assert start(tmp_path, "--games", "0").wait(20) == 0
+    assert [(one.finished, one.in_doubt) for one in read_ledger(tmp_path / "ledger.jsonl")] == [(False, False)]
 
 
 def test_late_cases_come_when_they_are_called(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.demo.dagster_home import dagster_environment
 from ringrift_sync_dagster.demo.dev import ADDRESS, DAGSTER, dagster, living_cluster
 from ringrift_sync_dagster.demo.processes import PYTHON
+from ringrift_sync_dagster.demo.vanishing import wait_for_a_bad_moment
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state import marks
 from ringrift_sync_dagster.state.events import Event, events_since
@@ -37,6 +38,7 @@ GRACE_SECONDS = 90.0
 """After so long games are orphans; over a minute, because persistent nodes are looked at every minute."""
 BREAKER_SECONDS = 200.0
 """A node that comes back is tried when its breaker lets somebody try: after 60 s, and after 120 s more."""
+BAD_MOMENT_SECONDS = 60.0
 START_SECONDS = 180.0
 LOAD = (0.05, 0.35)
 """Part of the time in which two processes take all they can get of the processors."""
@@ -121,7 +123,11 @@ def promote(soak: Soak) -> None:
 
 
 def lose_a_node_for_a_while(soak: Soak) -> None:
-    """An agent dies while games are being finished, comes back after they were called orphans, and they come."""
+    """An agent dies with games in its outbox, comes back after they were called orphans, and they come.
+
+    It writes through, so that a game is on it alone for a moment only: it is killed when it has just said that one is.
+    """
+    assert wait_for_a_bad_moment(soak.cluster, soak.state, DEAD, BAD_MOMENT_SECONDS), f"nothing is at risk on {DEAD}"
     soak.cluster.kill_agent(DEAD)
     soak.say(f"kill -9: the agent of {DEAD} is dead, its games go on")
     soak.until(lambda: soak.events(ORPHANS[0]), GRACE_SECONDS + 60, f"the orphans of {DEAD} are detected")

@@ -147,7 +147,25 @@ def test_an_ephemeral_node_is_told_where_its_finished_games_go(
     assert (told.min_durable_copies, told.preemption_url) == (2, "http://169.254.169.254")
     stays = ordered(replace(wanted, owner=owner), read_found(answer()), key)
     assert stays is not None
-    assert "--write-through-to" not in json.loads(stays.config)["arguments"]
+    assert not {"--write-through-to", "--forward-to"} & set(json.loads(stays.config)["arguments"])
+
+
+@pytest.mark.parametrize("pin", ["", "ab" * 32])
+def test_a_node_that_may_relay_is_told_where_packs_of_others_go(wanted: Wanted, key: CoordinatorKey, pin: str) -> None:
+    owner = Node("hub-1", "203.0.113.1", "/srv/x", tailscale_ip="10.0.0.1", agent_port=9000, tls_fingerprint=pin)
+    relay = replace(wanted, node=replace(NODE, extra={"relay_capable": True}), owner=owner)
+    order = ordered(relay, read_found(answer()), key)
+
+    assert order is not None
+    words, parser = json.loads(order.config)["arguments"], command._parser()
+    told = command._forward(parser, parser.parse_args(words))
+    assert told is not None
+    assert (told.owner.name, told.owner.address, told.owner.agent_port) == ("hub-1", "10.0.0.1", 9000)
+    assert (told.owner.tls_fingerprint, told.token_file) == (pin, Path("/srv/x/agent/keys/token.jwt"))
+    assert not {"--write-through-to", "--ephemeral"} & set(words)
+    unreachable = ordered(replace(relay, owner=None), read_found(answer()), key)
+    assert unreachable is not None
+    assert "--forward-to" not in json.loads(unreachable.config)["arguments"]
 
 
 @pytest.mark.parametrize(

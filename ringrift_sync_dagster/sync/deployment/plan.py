@@ -60,7 +60,8 @@ class Wanted:
         public_key: The coordinator's public key.
         revoked: The file of revoked ids.
         health_seconds: How long the agent may take to answer after its start.
-        owner: The coordinator, to which an ephemeral node pushes finished games; None: it does not.
+        owner: The coordinator: ephemeral nodes push finished games to it, and one that may relay brings it packs of
+            others. None: they do not.
         min_durable_copies: So many persistent nodes with a pack are as good as the coordinator.
 
     """
@@ -211,23 +212,32 @@ def agent_arguments(wanted: Wanted, found: Found) -> list[str]:
     pairs += [("--host", listens.host), ("--port", str(wanted.node.agent_port))]
     pairs += [("--public-key", f"{keys}/{PUBLIC_KEY}"), ("--revoked", f"{keys}/{REVOKED}")]
     pairs += [("--trusted-network", network) for network in wanted.networks]
-    stays = ["--ephemeral", *_write_through(wanted, f"{keys}/{TOKEN}")] if wanted.node.is_ephemeral else []
-    return ["--node", wanted.node.name, *(word for pair in pairs for word in pair), *tls, *stays]
+    token = f"{keys}/{TOKEN}"
+    more = ["--ephemeral", *_write_through(wanted, token)] if wanted.node.is_ephemeral else []
+    if Scope.RELAY.value in scopes(wanted.node):
+        more = _to_owner("forward", wanted.owner, token)
+    return ["--node", wanted.node.name, *(word for pair in pairs for word in pair), *tls, *more]
 
 
 def _write_through(wanted: Wanted, token: str) -> list[str]:
     """Give the arguments by which a node pushes finished games to the coordinator, if that can be reached."""
-    owner, notice = wanted.owner, wanted.node.extra.get("preemption_notice")
+    notice, copies = wanted.node.extra.get("preemption_notice"), wanted.min_durable_copies
+    if not (words := _to_owner("write-through", wanted.owner, token)):
+        return []
+    more = ["--min-durable-copies", str(copies)] if copies > 1 else []
+    more += ["--preemption-notice", str(notice)] if notice else []
+    return [*words, *more]
+
+
+def _to_owner(what: str, owner: Node | None, token: str) -> list[str]:
+    """Give the arguments by which finished games, or packs of others, go to the coordinator, if it can be reached."""
     if owner is None or not owner.own_addresses:
         return []
     address, pin = owner.own_addresses[0], owner.tls_fingerprint
     shown = f"[{address}]" if ":" in address else address
     url = f"{'https' if pin else 'http'}://{shown}:{owner.agent_port}"
-    pinned = ["--write-through-fingerprint", pin] if pin else []
-    copies = wanted.min_durable_copies
-    more = ["--min-durable-copies", str(copies)] if copies > 1 else []
-    more += ["--preemption-notice", str(notice)] if notice else []
-    return ["--write-through-to", f"{owner.name}={url}", *pinned, "--token", token, *more]
+    pinned = [f"--{what}-fingerprint", pin] if pin else []
+    return [f"--{what}-to", f"{owner.name}={url}", *pinned, "--token", token]
 
 
 def systemd_word(text: str) -> str:
