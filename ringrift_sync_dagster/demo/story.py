@@ -132,6 +132,7 @@ class Story:
         writer = writer_name(_SPOT)
         cluster.processes.signal(writer, signal.SIGUSR1)
         self._wait(cluster, lambda entries: _planned({_SPOT}) <= _done(entries), f"the planned games of {_SPOT}")
+        self._say(f"kill -STOP: the agent of {cluster.coordinator} stands still for a second, so that games wait")
         vanished = vanishing.vanish(
             cluster, _SPOT, ledger_dir(cluster) / f"{_SPOT}.jsonl", writer, cluster.base / "evidence" / _SPOT
         )
@@ -142,7 +143,7 @@ class Story:
     def _give_up(self, cluster: EmbeddedCluster, vanished: Vanished) -> vanishing.Report:
         cluster.write_status(vanished.node, "terminated")
         self._run_job(cluster, f"now that the inventory says that {vanished.node} is terminated")
-        self._say(f"after a minute without a heartbeat {vanished.node} is given up")
+        self._say(f"{vanished.node} counts as gone once it has been silent for a minute")
         report = vanishing.give_up(cluster, vanished)
         self._say(f"ringrift-sync status: {vanished.node} is gone, {report.games} games of its last heartbeat are lost")
         return report
