@@ -18,6 +18,7 @@ from ringrift_sync_dagster.agent.metrics import Metrics
 from ringrift_sync_dagster.errors import LeaseHeldError, PackRefusedError, SyncError
 from ringrift_sync_dagster.intake.games import GamesIntake
 from ringrift_sync_dagster.intake.rows import RowsIntake
+from ringrift_sync_dagster.intake.sitting import sitting
 from ringrift_sync_dagster.intake.sweep import take_in, waiting
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.new_games import tell_new_games, watch_new_games
@@ -30,6 +31,8 @@ TRIGGER: Final = "push"
 _QUEUE: Final = 1000
 _LEASE_SECONDS: Final = 1.0
 """How long to wait for another process that merges into the same config; then the pack is left for later."""
+_SITTING_SECONDS: Final = 1.0
+"""For so long packs that wait are merged under the leases of the first ones; then a pass has its turn."""
 _FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 60.0
 
@@ -90,7 +93,7 @@ class Merger:
                 return
             try:
                 if path is not None:
-                    untold |= self._take(path)
+                    untold |= self._take_several(path)
                 elif self._left_over:
                     untold |= self._take_left_over()
                 if untold and self._arrived.empty():  # one event for many packs
@@ -106,6 +109,20 @@ class Merger:
             return self._arrived.get(timeout=self._pause if self._left_over else None)
         except queue.Empty:
             return None
+
+    def _take_several(self, path: Path) -> bool:
+        """Take in an artifact and those that came meanwhile, in one sitting; True when one was merged."""
+        merged, ends = False, clock.monotonic() + _SITTING_SECONDS
+        with sitting(self._state):
+            merged = self._take(path)
+            while clock.monotonic() < ends and not self._closed.is_set():
+                try:
+                    after = self._arrived.get_nowait()
+                except queue.Empty:
+                    break
+                if after is not None:
+                    merged |= self._take(after)
+        return merged
 
     def _take_left_over(self) -> bool:
         """Take in what lies there; try again later, ever more seldom, while something stays."""

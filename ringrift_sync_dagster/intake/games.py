@@ -23,6 +23,7 @@ from ringrift_sync_dagster.core.model import Partition
 from ringrift_sync_dagster.errors import LocalDiskError, PackRefusedError
 from ringrift_sync_dagster.intake.arrival import Accepted, Arrival, SetAside
 from ringrift_sync_dagster.intake.changes import deliver_changes
+from ringrift_sync_dagster.intake.sitting import current, held
 from ringrift_sync_dagster.node import faults, packfile
 from ringrift_sync_dagster.node.claims import read_claims
 from ringrift_sync_dagster.node.errors import KitError
@@ -30,7 +31,7 @@ from ringrift_sync_dagster.node.merge import ASIDES_NAMED, Aside, Merged, Origin
 from ringrift_sync_dagster.node.patterns import CONFIGS, classify
 from ringrift_sync_dagster.node.single import single_pack
 from ringrift_sync_dagster.settings import clock
-from ringrift_sync_dagster.state.leases import Lease, hold
+from ringrift_sync_dagster.state.leases import Lease
 from ringrift_sync_dagster.state.receipts import ArtifactRow, Receipt, add_receipt
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage.canonical import CanonicalStore
@@ -106,29 +107,39 @@ class GamesIntake:
             CanonicalStoreError: The canonical database cannot be used; the file stays.
 
         """
-        started = clock.monotonic()
         with self._inflated(arrival) as pack:
-            config = self._config(arrival, pack)
-            if pack.meta.get("kind") == "aside":
-                accepted = self._set_aside_all(arrival, pack, config, started)
-            else:
-                accepted = self._merge(arrival, pack, config, started)
-            self._receipt(arrival, pack, config)
-        deliver_changes(pack.store, self.state, config)
-        faults.reached("intake.delivered")
-        self._let_go(arrival.path)
-        return accepted
+            return self._accept(arrival, pack, self._config(arrival, pack))
 
-    def config_of(self, arrival: Arrival) -> str:
-        """The config that a pack says it is of.
+    def accept_unasked(self, arrival: Arrival) -> Accepted | None:
+        """Take in a pack that nobody waits for, under the lease of those who collect its partition.
+
+        None where somebody took it in meanwhile.
 
         Raises:
-            PackRefusedError: It is no sound pack; it went to quarantine whole.
-            LocalDiskError: Our disk is full.
+            LeaseHeldError: Somebody collects this partition now, or merges; the file stays.
+            SyncError: As in ``accept``.
 
         """
         with self._inflated(arrival) as pack:
-            return self._config(arrival, pack)
+            config = self._config(arrival, pack)
+            with held(self.state, collecting(Partition(config, arrival.node))):
+                return self._accept(arrival, pack, config) if arrival.path.exists() else None
+
+    def _accept(self, arrival: Arrival, pack: _Pack, config: str) -> Accepted:
+        started = clock.monotonic()
+        if pack.meta.get("kind") == "aside":
+            accepted = self._set_aside_all(arrival, pack, config, started)
+        else:
+            accepted = self._merge(arrival, pack, config, started)
+        self._receipt(arrival, pack, config)
+        put_off = current(self.state)
+        if put_off is not None:
+            put_off.at_end(pack.store.path(config), lambda: deliver_changes(pack.store, self.state, config))
+        else:
+            deliver_changes(pack.store, self.state, config)
+        faults.reached("intake.delivered")
+        self._let_go(arrival.path)
+        return accepted
 
     def _merge(self, arrival: Arrival, pack: _Pack, config: str, started: float) -> Accepted:
         change_id = _change_id(arrival)
@@ -177,7 +188,7 @@ class GamesIntake:
     def _writing(self, pack: _Pack, config: str) -> Iterator[Lease]:
         """Hold the one right to write a config's database."""
         name = f"{'eval' if pack.store.evaluation else 'canonical'}:{config}"
-        with self._turns[name], hold(self.state, name, wait_seconds=self.lease_wait_seconds) as lease:
+        with held(self.state, name, self.lease_wait_seconds, self._turns[name]) as lease:
             yield lease
 
     @contextlib.contextmanager

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ringrift_sync_dagster.core.model import SHA256, Artifact, Partition, is_node_name
+from ringrift_sync_dagster.core.model import SHA256, Artifact, is_node_name
 from ringrift_sync_dagster.errors import LeaseHeldError, SyncError
 from ringrift_sync_dagster.intake.arrival import Accepted, Arrival
 from ringrift_sync_dagster.intake.files import restoring
-from ringrift_sync_dagster.intake.games import GamesIntake, collecting
+from ringrift_sync_dagster.intake.games import GamesIntake
 from ringrift_sync_dagster.intake.rows import RowsAccepted, RowsIntake
 from ringrift_sync_dagster.node.packfile import holds_records
 from ringrift_sync_dagster.settings import clock
@@ -93,9 +93,7 @@ def take_in(intake: GamesIntake, rows: RowsIntake, path: Path, trigger: str) -> 
         family, _ = rows.describe(arrival)
         with hold(intake.state, f"sweep:{family}:{path.name}"):
             return rows.accept(arrival) if path.exists() else None
-    partition = Partition(intake.config_of(arrival), path.parent.name)
-    with hold(intake.state, collecting(partition)):
-        return intake.accept(arrival) if path.exists() else None
+    return intake.accept_unasked(arrival)
 
 
 def _drop_known(intake: GamesIntake, path: Path) -> None:

@@ -21,17 +21,17 @@ class Packed:
     ids: tuple[str, ...]
 
 
-def pack(folder: Path, *names: str) -> Packed:
+def pack(folder: Path, *names: str, config: str = CONFIG) -> Packed:
     """Let a node finish games of these names, and pack them."""
-    database = record(folder / f"{names[0]}.db", *[game(name) for name in names])
-    made = make_pack(str(database), f"data/games/{names[0]}.db", str(folder / names[0]), Request(CONFIG), clock.wall())
+    database = record(folder / f"{names[0]}.db", *[game(name, config=config) for name in names])
+    made = make_pack(str(database), f"data/games/{names[0]}.db", str(folder / names[0]), Request(config), clock.wall())
     data = (folder / names[0] / "artifacts" / made["artifact"]).read_bytes()
     return Packed(made["artifact"], data, names)
 
 
-def merged(root: Path) -> set[str]:
+def merged(root: Path, config: str = CONFIG) -> set[str]:
     """The ids of the games in a root's canonical database."""
-    path = root / "data" / "games" / f"canonical_{CONFIG}.db"
+    path = root / "data" / "games" / f"canonical_{config}.db"
     if not path.exists():
         return set()
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
