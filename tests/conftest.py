@@ -53,6 +53,7 @@ class Together(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no typ
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a soak be tried for a shorter time than its own."""
     parser.addoption("--soak-seconds", type=float, default=None, help="how long the soak leaves everything alone")
+    parser.addoption("--ledger-seed", type=int, default=None, help="the seed of the long ledger harness's faults")
 
 
 def pytest_configure() -> None:

@@ -26,13 +26,20 @@ from ringrift_sync_dagster.demo.ledger import Entry, read_ledger
 from ringrift_sync_dagster.demo.story import JOB
 from ringrift_sync_dagster.demo.verdict import judge
 from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage.layout import SCRATCH_DIR
 from tests import looking
+from tests.storage.test_power_cut import disk
+
+__all__ = ["disk"]
 
 SPOT = scenario.VAST.node
 RATE = 4.0
 WRITER = f"selfplay-{SPOT}"
+
+
+Disk = tuple[Path, Callable[[], None]]
 
 
 @pytest.fixture
@@ -129,3 +136,36 @@ def test_while_the_coordinator_is_away_a_node_dies_and_what_had_a_receipt_comes_
     home = [one for one in ledger(cluster) if one.game_id in had | canonical(cluster)]
     verdict = judge(home, cluster.root, lambda _: tmp_path / "evidence")
     assert verdict.passed, "\n".join(map(str, verdict.checks))
+
+
+@pytest.mark.cluster
+def test_what_had_a_receipt_survives_a_power_cut_of_the_coordinator_and_the_end_of_its_node(
+    disk: Disk, tmp_path: Path
+) -> None:
+    """Another process keeps the coordinator from merging, so that nothing but what was pushed is on its disk."""
+    mounted, cut = disk
+    owner, settings = mounted / "hub-1", {"RINGRIFT_SYNC_STATE_URL": f"sqlite:///{mounted}/state.db"}
+    owner.mkdir()
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "hub-1").symlink_to(owner)
+    nodes = (SPOT,)
+    with EmbeddedCluster(tmp_path / "cluster", nodes=nodes, settings=settings, write_through=True) as cluster:
+        with contextlib.ExitStack() as stack:
+            state = stack.enter_context(StateStore.open(cluster.state_url))
+            for config in scenario.VAST.configs:
+                stack.enter_context(hold(state, f"canonical:{config}"))
+            play(cluster)
+            until(lambda: len(whole(cluster)) >= 20, 60, "games whose packs lie in incoming/")
+        for name in (WRITER, f"agent-{SPOT}", f"agent-{cluster.coordinator}"):
+            cluster.processes.kill(name)
+        cut()
+        shutil.move(cluster.node_root(SPOT), tmp_path / "evidence")
+        had = receipted(tmp_path / "evidence")
+        assert len(had) > 10
+        assert not canonical(cluster) & had
+        cluster.start_agent(cluster.coordinator)
+
+        until(lambda: canonical(cluster) >= had & whole(cluster), 40, "what had a receipt before the power was cut")
+        home = [one for one in ledger(cluster) if one.game_id in had | canonical(cluster)]
+        verdict = judge(home, cluster.root, lambda _: tmp_path / "evidence")
+        assert verdict.passed, "\n".join(map(str, verdict.checks))

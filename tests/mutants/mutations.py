@@ -18,6 +18,7 @@ class Mutation:
         old: Text that stands there exactly once.
         new: What takes its place.
         test: The test that must fail, as pytest names it.
+        needs_root: Where the test would be skipped, the break is left out.
 
     """
 
@@ -26,7 +27,12 @@ class Mutation:
     old: str
     new: str
     test: str
+    needs_root: bool = False
 
+
+LEDGER: Final = (
+    "tests/ledger/test_ledger.py::test_a_quarter_of_a_minute_with_a_fault_every_second_and_a_half_ends_exact"
+)
 
 MUTATIONS: Final = (
     Mutation(
@@ -41,6 +47,38 @@ MUTATIONS: Final = (
 """,
         "tests/durability/test_order_of_syncs.py"
         "::test_an_agent_answers_a_push_after_file_directory_and_receipt_are_on_the_disk",
+    ),
+    Mutation(
+        "acknowledge before fsync, shown by a power cut",
+        f"{PACKAGE}/agent/uploads.py",
+        """        await _on_disk(in_thread(opened.install))
+        await self.note(place)
+        receipt = await self._receipts.add(place.final.name, place.path, total)
+""",
+        """        receipt = await self._receipts.add(place.final.name, place.path, total)
+        place.part.rename(place.final)
+""",
+        "tests/live/test_write_through_alone.py"
+        "::test_what_had_a_receipt_survives_a_power_cut_of_the_coordinator_and_the_end_of_its_node",
+        needs_root=True,
+    ),
+    Mutation(
+        "clear the outbox on partial success",
+        f"{PACKAGE}/agent/outbox.py",
+        """            return self.let_go([sha256], now) > 0
+""",
+        """            return self.let_go([entry.sha256 for entry in self.entries(1000)], now) > 0
+""",
+        f"{LEDGER}[1]",
+    ),
+    Mutation(
+        "accept an ephemeral peer's receipt",
+        f"{PACKAGE}/agent/outbox.py",
+        """        kept = [node for node, durable in copies.items() if durable]
+""",
+        """        kept = list(copies)
+""",
+        f"{LEDGER}[1]",
     ),
     Mutation(
         "merge without a transaction",
