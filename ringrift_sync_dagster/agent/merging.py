@@ -56,7 +56,7 @@ class Merger:
         self._arrived: queue.Queue[Path | None] = queue.Queue(_QUEUE)
         self._closed = threading.Event()
         self._left_over = True  # what lay there before this agent began
-        self._pause = 0.0
+        self._pause = self._left_over_at = 0.0
         self._thread = threading.Thread(target=self._work, name="merge", daemon=True)
 
     def start(self) -> None:
@@ -68,7 +68,7 @@ class Merger:
         try:
             self._arrived.put_nowait(path)
         except queue.Full:
-            self._left_over = True
+            self._leave()
 
     def close(self) -> None:
         """Wait for the merge that goes on, and end; what waits stays on the disk."""
@@ -101,14 +101,22 @@ class Merger:
                     untold = False
             except Exception:  # whatever one pack does, the next one is merged
                 log.exception("a merge failed path=%s", path)
-                self._left_over = True
+                self._leave()
 
     def _next(self) -> Path | None:
-        """Wait for the next pack; None where it is time to look at what is left over."""
+        """Wait for the next pack; None where it is time to look at what is left over, however fast packs come."""
+        seconds = max(0.0, self._left_over_at - clock.monotonic()) if self._left_over else None
+        if seconds == 0.0:
+            return None
         try:
-            return self._arrived.get(timeout=self._pause if self._left_over else None)
+            return self._arrived.get(timeout=seconds)
         except queue.Empty:
             return None
+
+    def _leave(self) -> None:
+        """Look at what lies there after a pause."""
+        if not self._left_over:
+            self._left_over_at, self._left_over = clock.monotonic() + self._pause, True
 
     def _take_several(self, path: Path) -> bool:
         """Take in an artifact and those that came meanwhile, in one sitting; True when one was merged."""
@@ -150,7 +158,7 @@ class Merger:
             log.warning("refused=%s error=%s", path.name, error)  # it is in quarantine
             return False
         except (SyncError, OSError) as error:
-            self._left_over = True
+            self._leave()
             self._metrics.merges.labels("later" if isinstance(error, LeaseHeldError) else "failed").inc()
             level = logging.DEBUG if isinstance(error, LeaseHeldError) else logging.WARNING
             log.log(level, "left for later artifact=%s error=%s", path.name, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,3 +122,21 @@ def test_a_bad_pack_goes_to_quarantine_and_the_next_one_is_merged(owner: AgentPr
         wait_until(lambda: merged(owner.root) == {"a"} and lying(owner) == [], 5)
 
     assert list((owner.root / "data/quarantine" / NODE).glob(f"*{bad.sha[:12]}*"))
+
+
+@pytest.mark.cluster
+def test_what_is_left_over_has_its_turn_while_others_push_without_a_pause(
+    owner: AgentProcess, state: StateStore, tmp_path: Path
+) -> None:
+    left, others = pack(tmp_path, "left"), iter([pack(tmp_path, f"o{n}", config="square8_3p") for n in range(40)])
+
+    def is_merged_while_another_comes() -> bool:
+        push(owner, next(others))
+        time.sleep(0.3)
+        return merged(owner.root) == {"left"}
+
+    with owner:
+        with hold(state, collecting(Partition(CONFIG, NODE))):
+            push(owner, left)
+            wait_until(lambda: 'merges_total{outcome="later"}' in owner.request("GET", "/metrics").text)
+        wait_until(is_merged_while_another_comes, 10)
