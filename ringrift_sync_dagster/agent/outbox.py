@@ -228,6 +228,11 @@ class Outbox:
             return "waits"
         return "durable" if self._rows("SELECT 1 FROM saved WHERE path = ? AND game_id = ?", (path, game_id)) else ""
 
+    def saved_identity(self, path: str, game_id: str) -> str:
+        """Give the identity digest that a game had when it became durable last; nothing where that is not known."""
+        found = self._rows("SELECT identity FROM saved WHERE path = ? AND game_id = ?", (path, game_id))
+        return str(found[0][0]) if found else ""
+
     def trouble(self, path: str, game_id: str) -> str:
         """Say what went wrong when the pack of a game was pushed last."""
         found = self._rows(

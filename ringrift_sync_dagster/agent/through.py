@@ -226,10 +226,13 @@ class Through:
 
     async def _made_durable(self, path: str, game_id: str, deadline: Deadline) -> str:
         """Wait until a game is durable; give nothing then, or why it is not."""
-        asked = False
+        asked = current = False
         while True:
             state = await asyncio.to_thread(self._outbox.state, path, game_id)
-            if state == "durable":
+            if state == "durable" and not current:
+                current = await self._is_current(path, game_id, deadline)
+                state = await asyncio.to_thread(self._outbox.state, path, game_id)
+            if state == "durable" and current:
                 return ""
             if not state:
                 looked = await self._within(deadline, self._watcher.look(path))
@@ -238,13 +241,20 @@ class Through:
                     # Passed by before the memory of durable games began, or not finished: ask for it by its name.
                     asked = bool(await self._within(deadline, self._watcher.take_one(path, game_id)))
             if deadline.expired:
-                return await self._reason(path, game_id)
+                return await self._reason(path, game_id, current=current)
             await self._wait_for_change(deadline)
 
-    async def _reason(self, path: str, game_id: str) -> str:
+    async def _is_current(self, path: str, game_id: str, deadline: Deadline) -> bool:
+        """Say whether what is durable, or waits now, is what the database holds: an id may be another game's by now."""
+        identity = await asyncio.to_thread(self._outbox.saved_identity, path, game_id)
+        same = await self._within(deadline, self._watcher.holds_as(path, game_id, identity))
+        return bool(same or await self._within(deadline, self._watcher.take_one(path, game_id)))
+
+    async def _reason(self, path: str, game_id: str, *, current: bool) -> str:
         state = await asyncio.to_thread(self._outbox.state, path, game_id)
         if state == "durable":
-            return ""
+            unknown = "an earlier game of this id is durable, and what the database holds now could not be read yet"
+            return "" if current else self._watcher.is_stopped_by or unknown
         if not state:
             stopped = self._watcher.is_stopped_by or (_LOOKS if self._under_way else "")
             return stopped or "the database does not hold this game finished and with all its moves yet"

@@ -159,6 +159,17 @@ class Watcher:
                     return await self._keep([_packed(self._artifacts, path, config, result, None)])
         return False
 
+    async def holds_as(self, path: str, game_id: str, identity: str) -> bool:
+        """Say whether a database, as far as it holds a complete game of this id, holds the one of this identity."""
+        async with self._turn:
+            watched = self._watched.get(path)
+            for config in () if watched is None else watched.configs:
+                result = await self._call({"path": path, "config": config, "ids": [game_id], "tell": True})
+                await asyncio.to_thread(self._clean)
+                if result is None or result["games"]:
+                    return result is not None and result["told"][0][1] == identity
+        return True
+
     async def name_of(self, path: str) -> str:
         """Give the name of a watched database by a path of this machine, or by its name; empty for any other."""
         for again in (True, False):
