@@ -11,7 +11,7 @@ from ringrift_sync_dagster.demo.dev import DAGSTER, dagster
 from ringrift_sync_dagster.settings import clock
 from tests.ledger.cluster import OWNER, PEERS, TURNCOAT, LedgerCluster
 from tests.ledger.schedule import COORDINATOR, Fault, Kind
-from tests.living import kill_with_children
+from tests.living import kill_with_children, slowness
 
 _LONGEST_GAP = 0.5
 """Two looks at which something is bad, with no more than so many seconds between them, are one time."""
@@ -54,10 +54,11 @@ class Note:
 
 @dataclass
 class Death:
-    """One node that was lost: its name, and when."""
+    """One node that was lost: its name, when, and how loaded the machine was then (see ``tests.living.slowness``)."""
 
     node: str
     at: float
+    slowness: float
 
 
 class Breaker:
@@ -189,7 +190,7 @@ class Breaker:
         at = clock.wall()
         self.look()
         node = self._cluster.lose(slot)
-        self.deaths.append(Death(node, at))
+        self.deaths.append(Death(node, at, slowness()))
         self._down.pop(node, None)
         self._full.discard(node)
         self._starting.discard(node)

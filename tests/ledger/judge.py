@@ -27,7 +27,6 @@ from ringrift_sync_dagster.sync.losses import lost_ids
 from tests.ledger.cluster import LedgerCluster
 from tests.ledger.faults import Breaker, Death, Times
 from tests.ledger.writer import finish_times
-from tests.living import slowness
 
 INTERVAL = next(float(str(one.default)) for one in fields(WriteThrough) if one.name == "watch_seconds")
 HEARTBEAT = 5.0
@@ -38,6 +37,7 @@ TRANSFER = 20.0
 QUIET_SECONDS = 40.0
 CLOCK_SECONDS = 0.2
 _TOLD = 12
+_SEEN_BY_NOW = 20
 
 
 @dataclass
@@ -153,7 +153,14 @@ def judge_run(truth: Truth, state: StateStore, say: Callable[[str], None]) -> li
 
 
 def _forgotten(truth: Truth) -> list[str]:
-    return [
+    """A receipt that was seen while its node lived is there to the end; and the looks at them did see."""
+    nodes = {entry.node for entry in truth.finished.values()}
+    unseen = [
+        f"{node} was never seen to have a receipt"
+        for node in nodes
+        if not truth.seen.get(node) and len(truth.receipts(node)) > _SEEN_BY_NOW
+    ]
+    return unseen + [
         f"{node} forgot {len(gone)} receipts that it had"
         for node, seen in truth.seen.items()
         if (gone := seen - truth.receipts(node).keys())
@@ -166,7 +173,7 @@ def _loss(truth: Truth, death: Death, stored: set[str], say: Callable[[str], Non
     mine = {game_id for game_id, entry in truth.finished.items() if entry.node == node}
     risky = mine - truth.receipted[node].keys()
     quiet = _was_quiet(breaker.disturbed.get(node, Times()), death.at)
-    allowance = (INTERVAL + (QUIET_TRANSFER if quiet else TRANSFER)) * slowness()
+    allowance = (INTERVAL + (QUIET_TRANSFER if quiet else TRANSFER)) * death.slowness
     start = breaker.unsafe.get(node, Times()).start_of_window(death.at, allowance)
     most = truth.rate * (death.at - start) + 2
     oldest = max((death.at - truth.finished_at[one] for one in risky), default=0.0)
