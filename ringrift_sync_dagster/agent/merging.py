@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 TRIGGER: Final = "push"
 _QUEUE: Final = 1000
-_LEASE_SECONDS: Final = 1.0
+_LEASE_SECONDS: Final = 0.2
 """How long to wait for another process that merges into the same config; then the pack is left for later."""
 _SITTING_SECONDS: Final = 1.0
 """For so long packs that wait are merged under the leases of the first ones; then a pass has its turn."""

@@ -30,20 +30,23 @@ class Sitting:
         self.state = state
         self._kept = contextlib.ExitStack()
         self._leases: dict[str, Lease] = {}
+        self._refused: set[str] = set()
         self._at_end: dict[object, Callable[[], object]] = {}
 
     def lease(self, name: str, wait_seconds: float, lock: threading.Lock | None) -> Lease:
-        """Give a lease that is ours until the end.
+        """Give a lease that is ours until the end; one that was waited for in vain is not waited for again.
 
         Raises:
             LeaseHeldError: Somebody else has it.
 
         """
         if name not in self._leases:
+            seconds = 0.0 if name in self._refused else wait_seconds
             with contextlib.ExitStack() as taking:
                 if lock is not None:
                     taking.enter_context(lock)
-                self._leases[name] = taking.enter_context(hold(self.state, name, wait_seconds=wait_seconds))
+                self._refused.add(name)
+                self._leases[name] = taking.enter_context(hold(self.state, name, wait_seconds=seconds))
                 self._kept.push(taking.pop_all())
         return self._leases[name]
 

@@ -140,3 +140,16 @@ def test_what_is_left_over_has_its_turn_while_others_push_without_a_pause(
             push(owner, left)
             wait_until(lambda: 'merges_total{outcome="later"}' in owner.request("GET", "/metrics").text)
         wait_until(is_merged_while_another_comes, 10)
+
+
+@pytest.mark.cluster
+def test_packs_of_a_config_that_another_process_merges_hold_no_other_config_up(
+    owner: AgentProcess, state: StateStore, tmp_path: Path
+) -> None:
+    held, other = [pack(tmp_path, f"h{n}") for n in range(12)], pack(tmp_path, "other", config="square8_3p")
+    with owner:
+        with hold(state, f"canonical:{CONFIG}"):
+            for one in (*held, other):
+                push(owner, one)
+            wait_until(lambda: merged(owner.root, "square8_3p") == {"other"}, 6)
+        wait_until(lambda: len(merged(owner.root)) == len(held), 15)
