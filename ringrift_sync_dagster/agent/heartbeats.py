@@ -2,7 +2,7 @@
 
     POST /v1/heartbeat {"version": 1, "games": 3, "bytes": 900, "ids": [...], "oldest_age_seconds": 4.2,
                         "outbox_bytes": 900, "outbox_packs": 1, "packs": ["<sha256>", ...], "stopped_by": "",
-                        "draining": false, "drain": {"id", "drained", "unread", "error"}}
+                        "draining": false, "drain": {"id", "drained", "unread", "error"}, "outbox": "<its name>"}
         ->  {"durable": ["<sha256>", ...], "peers": [{"node", "url", "fingerprint", "ephemeral"}], "drain": false}
 
 Where somebody wants a node emptied that he cannot reach, ``drain`` is true, beside ``drain_id`` and ``drain_seconds``.
@@ -32,7 +32,7 @@ from ringrift_sync_dagster.core.model import SHA256
 from ringrift_sync_dagster.errors import storable
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.identity import Scope
-from ringrift_sync_dagster.state.node_reports import DrainWish, NodeReport, take_report
+from ringrift_sync_dagster.state.node_reports import DrainWish, NodeReport, set_apart, take_report
 from ringrift_sync_dagster.state.receipts import holders_of
 from ringrift_sync_dagster.state.risks import MAX_IDS, Risk, every, put
 from ringrift_sync_dagster.state.store import StateStore
@@ -40,6 +40,7 @@ from ringrift_sync_dagster.state.store import StateStore
 VERSION: Final = 1
 MAX_PACKS: Final = 1000
 _ID_CHARS: Final = 200
+_OUTBOX_CHARS: Final = 32
 _WORDS_CHARS: Final = 500
 _MOST: Final = 1 << 62
 
@@ -106,6 +107,7 @@ class HeartbeatDesk:
 
     def _take(self, store: StateStore, beat: _Beat) -> dict[str, Any]:
         risk = beat.risk
+        set_apart(store, risk.node, beat.report.outbox)
         put(store, risk)
         waits = {"games": risk.games, "outbox_bytes": risk.outbox_bytes}
         wish = take_report(store, risk.node, beat.report, risk.at, **waits)
@@ -154,7 +156,8 @@ def _report(body: dict[str, Any]) -> NodeReport:
         raise TypeError("drain must be an object, or null")
     told = {name: _text(drain, name) for name in ("id", "unread", "error")} if drain else {}
     ended = {**told, "drained": drain.get("drained") is True} if told else {}
-    return NodeReport(_text(body, "stopped_by"), body.get("draining") is True, ended)
+    outbox = _text(body, "outbox")[:_OUTBOX_CHARS]
+    return NodeReport(_text(body, "stopped_by"), body.get("draining") is True, ended, outbox=outbox)
 
 
 def _drain(wish: DrainWish | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -249,6 +250,10 @@ class Outbox:
         """Give the ids of games that wait, the oldest first."""
         query = "SELECT game_id FROM entries JOIN games USING (sha256) ORDER BY created, game_id LIMIT ?"
         return [row[0] for row in self._rows(query, (limit,))]
+
+    def identity(self) -> str:
+        """Give a name of this outbox alone: a node that is there again with another one has lost what it had."""
+        return self.note("identity") or self.note("identity", secrets.token_hex(8))
 
     def note(self, name: str, value: str | None = None) -> str:
         """Remember a small text, and give it back; without a value give what was remembered, or nothing."""

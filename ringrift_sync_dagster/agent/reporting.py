@@ -132,7 +132,7 @@ class Reports:
         body = await asyncio.to_thread(risk, self._outbox, clock.wall())
         packs = await asyncio.to_thread(self._outbox.entries, _PACKS_ASKED)
         body["packs"] = [entry.sha256 for entry in packs]
-        body |= self._more()
+        body |= {**self._more(), "outbox": await asyncio.to_thread(self._outbox.identity)}
         way = self._ways.to(self._coordinator.node)
         answer = await asyncio.to_thread(lambda: way.tell("/v1/heartbeat", body, deadline=Deadline.after(_SECONDS)))
         self._coordinator.answered()

@@ -7,19 +7,21 @@ after ``TELL_AGAIN_SECONDS``. A drain that is asked for here holds until it is t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 from uuid import uuid4
 
 from ringrift_sync_dagster.core.events import DataEventType
-from ringrift_sync_dagster.state import events
+from ringrift_sync_dagster.state import events, risks
 from ringrift_sync_dagster.state.nodes import NodeRow, node_row, put_fact
 from ringrift_sync_dagster.state.store import StateStore
 
 TELL_AGAIN_SECONDS: Final = 300.0
 _REPORT: Final = "agent_report"
 _WISH: Final = "drain_wish"
+_NAME_CHARS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class NodeReport:
         drain: How the last drain that was asked for here ended (``id``, ``drained``, ``unread``, ``error``); empty
             where none has.
         told_at: When ``stopped_by`` was told as an event last.
+        outbox: Name of its outbox; a node with another one than before has lost what it had.
 
     """
 
@@ -39,6 +42,7 @@ class NodeReport:
     draining: bool = False
     drain: Mapping[str, Any] = field(default_factory=dict)
     told_at: float = 0.0
+    outbox: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,26 @@ def take_report(store: StateStore, node: str, report: NodeReport, now: float, **
             told = {"node": node, "path": "outbox", "details": {"reason": report.stopped_by, **waits}}
             events.publish(connection, DataEventType.DISK_SPACE_LOW, told)
     return wish
+
+
+def set_apart(store: StateStore, node: str, outbox: str) -> bool:
+    """Keep what a node said last under a name of its own where another outbox speaks for it now; say whether it did.
+
+    A node that is back, empty, under its old name would take the place of what went with the one before it, and nobody
+    would ever be told. Idempotent.
+
+    Raises:
+        StateError: The database cannot be used.
+
+    """
+    row = node_row(store, node)
+    before = "" if row is None else report_in(row).outbox
+    gone = risks.risk_of(store, node) if before and outbox and before != outbox else None
+    if gone is None or not gone.games or gone.lost_at is not None:
+        return False
+    mark = hashlib.sha256(before.encode()).hexdigest()[:8]
+    risks.put(store, replace(gone, node=f"{node[:_NAME_CHARS]}{risks.PREDECESSOR}{mark}"))
+    return True
 
 
 def report_in(row: NodeRow) -> NodeReport:

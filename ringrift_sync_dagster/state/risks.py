@@ -18,6 +18,8 @@ from ringrift_sync_dagster.state.schema import risks
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.upsert import insert_or_update
 
+PREDECESSOR: Final = ".before-"
+"""Between the name of a node and a mark: what was at risk on it before it came back without its outbox."""
 MAX_IDS: Final = 10_000
 """Ids that a node may tell; ``games`` counts those beyond it too."""
 

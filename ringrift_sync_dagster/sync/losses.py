@@ -18,7 +18,7 @@ from ringrift_sync_dagster.settings.inventory import Inventory
 from ringrift_sync_dagster.state.event_fields import MAX_NAMES
 from ringrift_sync_dagster.state.events import publish
 from ringrift_sync_dagster.state.nodes import DOWN, node_rows
-from ringrift_sync_dagster.state.risks import Risk, every, give_up, risk_of
+from ringrift_sync_dagster.state.risks import PREDECESSOR, Risk, every, give_up, risk_of
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.storage.canonical import CanonicalStore
 from ringrift_sync_dagster.storage.layout import Layout
@@ -136,6 +136,11 @@ def _gone(state: StateStore, inventory: Inventory, now: float) -> Iterator[tuple
         silent = max(0.0, now - risk.at)
         node = inventory.nodes.get(risk.node)
         if (node is None or not node.active) and silent > _SPEAKS_SECONDS:
-            yield risk.node, "it left the inventory" if node is None else f"its status is {node.status}"
+            yield risk.node, _why(risk.node) if node is None else f"its status is {node.status}"
         elif silent > GONE_SECONDS and risk.node in down:
             yield risk.node, f"no heartbeat for {silent:.0f} s, and it does not answer"
+
+
+def _why(name: str) -> str:
+    before = name.partition(PREDECESSOR)
+    return f"{before[0]} came back without what it had" if before[1] else "it left the inventory"

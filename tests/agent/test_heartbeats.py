@@ -166,3 +166,22 @@ def test_what_a_node_says_of_itself_is_checked_and_an_older_one_says_nothing(
     row = node_row(state, "near")
     assert row is not None
     assert trouble_in(row) == ""
+
+
+def test_a_node_that_comes_back_without_its_outbox_does_not_hide_what_went_with_it(
+    hub: AgentProcess, state: StateStore
+) -> None:
+    def said() -> dict[str, int]:
+        return {one.node: one.games for one in every(state) if one.node.startswith("vast-9")}
+
+    assert beat(hub, "vast-9", outbox="one").ok
+    assert beat(hub, "vast-9", outbox="one", games=3, ids=["a", "b", "c"]).ok
+    assert said() == {"vast-9": 3}
+    for _ in range(2):
+        assert beat(hub, "vast-9", outbox="two", games=0, ids=[]).ok
+
+    (apart,) = said().keys() - {"vast-9"}
+    assert said() == {"vast-9": 0, apart: 3}
+    kept = risk_of(state, apart)
+    assert kept is not None
+    assert kept.ids == ["a", "b", "c"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -250,3 +251,14 @@ def test_the_database_is_one_that_sqlite_itself_can_read(outbox: Outbox, tmp_pat
     with sqlite3.connect(tmp_path / "outbox.db") as conn:
         assert conn.execute("SELECT COUNT(*) FROM entries").fetchone() == (1,)
     conn.close()
+
+
+def test_an_outbox_has_one_name_as_long_as_it_is_there(tmp_path: Path) -> None:
+    names = []
+    for folder in ("a", "a", "b"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        with contextlib.closing(Outbox(tmp_path / folder, OWNER, 1000)) as outbox:
+            names += [outbox.identity(), outbox.identity()]
+
+    assert len(set(names[:4])) == 1
+    assert names[4] != names[0]
