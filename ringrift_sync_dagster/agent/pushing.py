@@ -142,6 +142,8 @@ class Pusher:
     async def _push_next(self) -> float:
         """Push one entry; give how long nothing else is to be done."""
         now = clock.monotonic()
+        # What was due for so long was tried since, or a report let it go.
+        self._pauses = {sha: pause for sha, pause in self._pauses.items() if pause[1] > now - _LONGEST_PAUSE}
         waiting = {sha: pause for sha, pause in self._pauses.items() if pause[1] > now}
         for entry in await asyncio.to_thread(self._outbox.entries, 64, list(waiting)):
             if self._targets(entry):

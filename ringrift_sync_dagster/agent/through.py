@@ -291,6 +291,7 @@ class Through:
                 self.resume()
         elif before is None or order.id != before.id:
             log.info("the coordinator wants this node emptied")
+            self._tasks = [task for task in self._tasks if not task.done()]
             self._tasks.append(asyncio.create_task(self._drain_as_ordered(order)))
 
     async def _drain_as_ordered(self, order: DrainOrder) -> None:

@@ -93,7 +93,7 @@ class Ways:
     def keep_only(self, nodes: Iterable[Node]) -> None:
         """Close the ways to all others."""
         wanted = set(nodes)
-        for node in [node for node in self._open if node not in wanted]:
+        for node in [node for node in list(self._open) if node not in wanted]:  # another thread may open one
             self._open.pop(node).close()
 
     def close(self) -> None:
