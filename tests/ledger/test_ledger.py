@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.ledger.harness import Plan, run
-from tests.ledger.schedule import EVERY_SECONDS, OF_DAGSTER, Kind, schedule
+from tests.ledger.schedule import EVERY_SECONDS, OF_DAGSTER, Fault, Kind, schedule
 from tests.living import free_port
 
 SECONDS = 1200.0
@@ -48,6 +48,16 @@ def test_a_quarter_of_a_minute_with_a_fault_every_second_and_a_half_ends_exact(s
 
     assert run_of.problems == [], "\n".join(told)
     assert run_of.games > 60
+
+
+@pytest.mark.cluster
+def test_games_that_only_an_ephemeral_node_could_take_are_not_called_safe(tmp_path: Path) -> None:
+    told: list[str] = []
+    faults = [Fault(2.0, 28.0, Kind.CUT_FROM_ALL, "spot-0")]  # each that is out of reach is given 5 s first
+
+    run_of = run(tmp_path / "c", Plan(1, faults, 28.0, slots=2, rate=3.0, drain_seconds=15.0), told.append)
+
+    assert run_of.problems == [], "\n".join(told)
 
 
 @pytest.mark.soak

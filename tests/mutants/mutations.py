@@ -78,7 +78,7 @@ MUTATIONS: Final = (
 """,
         """        kept = list(copies)
 """,
-        f"{LEDGER}[1]",
+        "tests/ledger/test_ledger.py::test_games_that_only_an_ephemeral_node_could_take_are_not_called_safe",
     ),
     Mutation(
         "merge without a transaction",
