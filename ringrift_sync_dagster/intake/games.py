@@ -3,7 +3,8 @@
 The order is the guarantee. Set-aside games are durable before the commit that leaves them out; the commit holds
 games, provenance, cursor and change together; the receipt and the copy of the change in the state database follow;
 the file in ``incoming/`` goes last. Killed between any two steps, the next pass repeats the rest: the merge is a
-union, the others are idempotent.
+union, the others are idempotent. In a sitting (``sitting``) the copy of the change waits for its end: until then it is
+in the database itself, where a pass finds it too.
 """
 
 from __future__ import annotations
