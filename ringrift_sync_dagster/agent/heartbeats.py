@@ -32,7 +32,7 @@ from ringrift_sync_dagster.core.model import SHA256
 from ringrift_sync_dagster.errors import storable
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.identity import Scope
-from ringrift_sync_dagster.state.node_reports import DrainWish, NodeReport, set_apart, take_report
+from ringrift_sync_dagster.state.node_reports import DrainWish, NodeReport, take_report
 from ringrift_sync_dagster.state.receipts import holders_of
 from ringrift_sync_dagster.state.risks import MAX_IDS, Risk, every, put
 from ringrift_sync_dagster.state.store import StateStore
@@ -107,10 +107,9 @@ class HeartbeatDesk:
 
     def _take(self, store: StateStore, beat: _Beat) -> dict[str, Any]:
         risk = beat.risk
-        set_apart(store, risk.node, beat.report.outbox)
-        put(store, risk)
         waits = {"games": risk.games, "outbox_bytes": risk.outbox_bytes}
         wish = take_report(store, risk.node, beat.report, risk.at, **waits)
+        put(store, risk)
         stays = {self._node_id} if self._peers is None else self._peers.persistent
         held = holders_of(store, beat.packs)
         durable = [sha for sha in beat.packs if self._is_durable(stays.intersection(held.get(sha, ())))]

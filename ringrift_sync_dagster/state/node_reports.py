@@ -64,6 +64,9 @@ class DrainWish:
 def take_report(store: StateStore, node: str, report: NodeReport, now: float, **waits: int) -> DrainWish | None:
     """Take in what an agent says of itself; that it cannot take in games is told as DISK_SPACE_LOW. Idempotent.
 
+    It goes before what the agent says is at risk: where it has another outbox than before, what was at risk then is
+    kept apart.
+
     Args:
         store: The shared database.
         node: Whose agent.
@@ -82,6 +85,8 @@ def take_report(store: StateStore, node: str, report: NodeReport, now: float, **
     known, wish = (NodeReport(), None) if row is None else (report_in(row), wish_in(row))
     if replace(known, told_at=0.0) == replace(report, told_at=0.0):
         return wish
+    if known.outbox and report.outbox and known.outbox != report.outbox:
+        _set_apart(store, node, known.outbox)
     is_news = bool(report.stopped_by) and not known.stopped_by and now - known.told_at >= TELL_AGAIN_SECONDS
     with store.begin() as connection:
         put_fact(connection, node, _REPORT, asdict(replace(report, told_at=now if is_news else known.told_at)))
@@ -91,24 +96,16 @@ def take_report(store: StateStore, node: str, report: NodeReport, now: float, **
     return wish
 
 
-def set_apart(store: StateStore, node: str, outbox: str) -> bool:
-    """Keep what a node said last under a name of its own where another outbox speaks for it now; say whether it did.
+def _set_apart(store: StateStore, node: str, before: str) -> None:
+    """Keep what a node said last under a name of its own: another outbox speaks for it now. Idempotent.
 
     A node that is back, empty, under its old name would take the place of what went with the one before it, and nobody
-    would ever be told. Idempotent.
-
-    Raises:
-        StateError: The database cannot be used.
-
+    would ever be told.
     """
-    row = node_row(store, node)
-    before = "" if row is None else report_in(row).outbox
-    gone = risks.risk_of(store, node) if before and outbox and before != outbox else None
-    if gone is None or not gone.games or gone.lost_at is not None:
-        return False
-    mark = hashlib.sha256(before.encode()).hexdigest()[:8]
-    risks.put(store, replace(gone, node=f"{node[:_NAME_CHARS]}{risks.PREDECESSOR}{mark}"))
-    return True
+    gone = risks.risk_of(store, node)
+    if gone is not None and gone.games and gone.lost_at is None:
+        mark = hashlib.sha256(before.encode()).hexdigest()[:8]
+        risks.put(store, replace(gone, node=f"{node[:_NAME_CHARS]}{risks.PREDECESSOR}{mark}"))
 
 
 def report_in(row: NodeRow) -> NodeReport:

@@ -12,7 +12,7 @@ from ringrift_sync_dagster.intake.arrival import Arrival
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.settings import Settings, load_settings
 from ringrift_sync_dagster.state.events import newest_events
-from ringrift_sync_dagster.state.node_reports import NodeReport, set_apart, take_report
+from ringrift_sync_dagster.state.node_reports import NodeReport, take_report
 from ringrift_sync_dagster.state.nodes import failed, seen
 from ringrift_sync_dagster.state.risks import Risk, every, put
 from ringrift_sync_dagster.sync.losses import GONE_SECONDS, find_losses, known_losses, too_old
@@ -104,14 +104,10 @@ def test_a_game_that_is_too_old_by_the_node_s_own_word_is_to_be_rescued(runtime:
 
 def test_what_went_with_the_node_before_one_of_the_same_name_is_told(runtime: Runtime) -> None:
     say(runtime, "a", "b", ago=120)
-    put_report(runtime, "one")
-    assert set_apart(runtime.state, "vast-1", "two")
+    for outbox in ("one", "two"):
+        take_report(runtime.state, "vast-1", NodeReport(outbox=outbox), clock.wall())
     say(runtime)
 
     (loss,) = find_losses(runtime)
     assert (loss.ids, loss.reason) == (("a", "b"), "vast-1 came back without what it had")
     assert find_losses(runtime) == []
-
-
-def put_report(runtime: Runtime, outbox: str) -> None:
-    take_report(runtime.state, "vast-1", NodeReport(outbox=outbox), clock.wall())
