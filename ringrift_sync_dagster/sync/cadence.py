@@ -41,24 +41,32 @@ class Cadence:
         if not self.interval > 0:
             raise ValueError(f"an interval is more than 0 seconds, not {self.interval:g}")
 
+    def number(self, mark: float) -> int:
+        """Say which multiple of the interval a mark is; marks are compared by it, since their seconds are rounded."""
+        return round(mark / self.interval)
+
     def marks(self, seconds: float) -> Iterator[float]:
         """Give a mark at once, and then one whenever its time has come, for ``seconds`` from now.
 
         The first one is the last mark that has passed; after work that took too long the marks that passed meanwhile
-        are left out. A clock that somebody sets back makes the loop wait no longer than one interval.
+        are left out. A sleep that ends a little before its mark by this clock gives no mark twice, and a clock that
+        somebody sets back makes the loop wait no longer than two intervals.
         """
-        now = self.wall()
-        mark = math.floor(now / self.interval) * self.interval
-        ends, until = now + seconds, self.monotonic() + seconds
+        ends, until = self.wall() + seconds, self.monotonic() + seconds
+        number = self._passed()
         while True:
-            yield mark
-            now = self.wall()
-            mark = max(mark + self.interval, math.floor(now / self.interval) * self.interval)
-            mark = min(mark, now + self.interval)
+            yield number * self.interval
+            passed = self._passed()
+            number = passed + 1 if passed < number - 1 else max(number + 1, passed)
+            now, mark = self.wall(), number * self.interval
             if mark >= ends or now >= ends or self.monotonic() >= until:
                 return
             if mark > now:
                 self.sleep(mark - now)
+
+    def _passed(self) -> int:
+        """Which mark has passed last."""
+        return math.floor(self.wall() / self.interval)
 
     def is_due(self, last: float | None) -> bool:
         """Say whether a whole interval has passed since the last work began; half a second is forgiven to the clock.

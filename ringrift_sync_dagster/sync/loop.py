@@ -122,7 +122,8 @@ def work_at_marks(
         if stop is not None and stop.is_set():
             return count
         lease.check()
-        if again or before is None or mark != before.mark or count:  # a mark that the holder before worked for is done
+        # A mark that the holder before worked for is done, also if this clock is not quite there yet.
+        if again or count or before is None or cadence.number(before.mark) - cadence.number(mark) not in {0, 1}:
             began, started = clock.wall(), clock.monotonic()
             row = marks.begin(turn.state, marks.Mark(turn.strategy, turn.owner, mark, began, turn.holder))
             changes = work()

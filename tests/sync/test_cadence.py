@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ringrift_sync_dagster.sync.cadence import Cadence
 
@@ -16,6 +19,7 @@ class Clock:
     now: float
     slept: list[float] = field(default_factory=list)
     set_back: float = 0.0
+    early: float = 0.0
 
     def wall(self) -> float:
         return self.now
@@ -25,7 +29,7 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        self.now += seconds
+        self.now += max(seconds - self.early, 0.0)
 
     def every(self, interval: float) -> Cadence:
         return Cadence(interval, self.wall, self.sleep, self.monotonic)
@@ -49,6 +53,23 @@ def test_work_that_takes_too_long_lets_marks_pass_and_does_none_twice() -> None:
     assert seen == [1000, 1005, 1015, 1020, 1025]
 
 
+@settings(derandomize=True, deadline=None)
+@given(start=st.floats(0, 4e9), interval=st.sampled_from([0.05, 0.1, 0.2, 0.7, 5.0, 60.0]), early=st.floats(0, 1e-3))
+def test_no_mark_comes_twice_for_any_clock_and_a_sleep_that_ends_early(
+    start: float, interval: float, early: float
+) -> None:
+    clock = Clock(start)
+    clock.early = early
+    cadence = clock.every(interval)
+    marks = list(itertools.islice(cadence.marks(1000 * interval), 20))
+    numbers = [cadence.number(mark) for mark in marks]
+    follower = next(cadence.marks(0))
+
+    assert numbers == list(range(numbers[0], numbers[0] + 20))
+    assert marks == [number * interval for number in numbers], "two processes give a mark the same seconds"
+    assert numbers[-1] - cadence.number(follower) in {0, 1}
+
+
 def test_no_time_means_once() -> None:
     clock = Clock(1000.0)
 
@@ -56,7 +77,7 @@ def test_no_time_means_once() -> None:
     assert clock.slept == []
 
 
-def test_a_clock_that_is_set_back_costs_one_interval() -> None:
+def test_a_clock_that_is_set_back_costs_at_most_two_intervals() -> None:
     clock = Clock(100_000.0)
     marks = clock.every(5).marks(20)
     next(marks)

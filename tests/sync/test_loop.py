@@ -59,6 +59,14 @@ def test_a_mark_that_the_holder_before_worked_for_is_done_unless_somebody_asks(s
         assert work_at_marks(mine, lease, Cadence(1000), 0.0, lambda: 1, again=True) == 1
 
 
+@pytest.mark.parametrize("off", [0.0, 1e-7, -1e-7, 1000.0])
+def test_a_mark_is_the_same_mark_however_its_seconds_are_rounded(state: StateStore, off: float) -> None:
+    mine, cadence = turn(state), Cadence(1000, wall=lambda: 5_000_500.0)
+    marks.begin(state, marks.Mark("ephemeral", "hub", 5_000_000.0 + off, 5_000_000.0, "run 0"))
+    with mine.taken() as lease:
+        assert work_at_marks(mine, lease, cadence, 0.0, lambda: 1) == 0
+
+
 def test_the_holder_ends_when_a_successor_waits_and_no_mark_is_lost_or_doubled(state: StateStore) -> None:
     first, second, entered = turn(state), turn(state, "run 2"), threading.Event()
 
