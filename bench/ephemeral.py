@@ -28,7 +28,7 @@ from bench.command import main
 from bench.data import play
 from bench.harness import CannotMeasureError, Part, check, note
 from bench.lines import OURS, Line, Reach, Result, Samples
-from bench.spot_field import SpotField, games_in, kill_process, settle, spot_field
+from bench.spot_field import SpotField, games_in, kill_process, spot_field
 from bench.spot_peers import Copy, Copying, by_rsync, by_sqlite3_rsync
 from ringrift_sync_dagster.node.patterns import CONFIGS
 
@@ -46,6 +46,7 @@ _COMMIT_RATE: Final = 10
 _COMMIT_ROUNDS: Final = 5
 _IDLE_DATABASES: Final = 50
 _IDLE_SECONDS: Final = 30.0
+_START_SECONDS: Final = 30.0  # databases that were just written are read once more, and scanned once more
 _KILL_FROM, _KILL_TO = 1.5, 5.0
 _SEED: Final = 7
 _HISTOGRAM: Final = ("0", "1", "2", "3", "4 or more")
@@ -233,8 +234,7 @@ def _idle(field: SpotField, name: str) -> Samples:
         config = CONFIGS[number % len(CONFIGS)]
         play(field.root(name) / f"data/games/idle_{number:02d}.db", f"idle-{number}", 2, config)
     field.start([name])
-    settle()
-    settle()
+    time.sleep(_START_SECONDS)
     before, began = field.cpu_seconds(name), time.monotonic()
     time.sleep(_IDLE_SECONDS)
     used = field.cpu_seconds(name) - before

@@ -23,6 +23,7 @@ from ringrift_sync_dagster.core.model import SHA256
 from ringrift_sync_dagster.errors import LocalDiskError, RemoteCallError, RungUnusableError, SyncError, UnreachableError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.clock import Deadline
+from ringrift_sync_dagster.transports.p2p_http import P2PHttpTransport
 
 log = logging.getLogger(__name__)
 
@@ -129,16 +130,18 @@ class Reports:
                     await self._wake.wait()
 
     async def _beat(self) -> None:
-        body = await asyncio.to_thread(risk, self._outbox, clock.wall())
-        packs = await asyncio.to_thread(self._outbox.entries, _PACKS_ASKED)
-        body["packs"] = [entry.sha256 for entry in packs]
-        body |= {**self._more(), "outbox": await asyncio.to_thread(self._outbox.identity)}
         way = self._ways.to(self._coordinator.node)
-        answer = await asyncio.to_thread(lambda: way.tell("/v1/heartbeat", body, deadline=Deadline.after(_SECONDS)))
+        body, answer = await asyncio.to_thread(self._tell, way, self._more())
         self._coordinator.answered()
         self._pusher.coordinator_answers()
         self._ordered(DrainOrder.read(answer))
         await self._take(answer, set(body["packs"]))
+
+    def _tell(self, way: P2PHttpTransport, more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tell what is at risk; give what was told and the answer. In one thread: a node that rests pays for each."""
+        body = {**risk(self._outbox, clock.wall()), **more, "outbox": self._outbox.identity()}
+        body["packs"] = [entry.sha256 for entry in self._outbox.entries(_PACKS_ASKED)]
+        return body, way.tell("/v1/heartbeat", body, deadline=Deadline.after(_SECONDS))
 
     async def _take(self, answer: dict[str, Any], asked: set[str]) -> None:
         """Take in an answer; whatever in it has another shape than agreed is passed over."""

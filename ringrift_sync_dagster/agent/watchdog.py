@@ -1,9 +1,9 @@
 """Says when the agent's event loop stood still: how long, and what it did meanwhile.
 
 Everything that an agent answers goes through one event loop. When something blocks it, callers see silence and nothing
-in the log says why. A thread looks at the loop twice a second; a stall is told while it lasts, with the loop's stack,
-and once more when it is over. When the thread itself came late, the whole process stood still, and its CPU time tells
-one that computed inside a single call from one that the machine did not run.
+in the log says why. A thread asks the loop to turn once a second; a stall is told while it lasts, with the loop's
+stack, and once more when it is over. When the thread itself came late, the whole process stood still, and its CPU time
+tells one that computed inside a single call from one that the machine did not run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ringrift_sync_dagster.settings import clock
 log = logging.getLogger(__name__)
 
 STALL_SECONDS: Final = 2.0
-_LOOK_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 1.0  # each look wakes the loop, and an agent that rests is to cost next to nothing
 _QUIET_SECONDS: Final = 10.0  # one stack in so long at most; what is left out is counted
 _MOST_FRAMES: Final = 12
 _IDLE_SHARE: Final = 0.5  # of a pause of the whole process: with less CPU time than this it did not run
@@ -43,41 +43,46 @@ class Watchdog:
         self._loop = loop
         self._metrics = metrics
         self._done = threading.Event()
-        self._turned = clock.monotonic()
+        self._asked = self._answered = clock.monotonic()
         self._loop_thread = threading.get_ident()
-        self._beat_handle: asyncio.Handle | None = None
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._quiet_until = 0.0
         self._left_out = 0
 
     def start(self) -> None:
         """Begin to watch."""
-        self._beat()
         self._thread.start()
 
     def stop(self) -> None:
         """Watch no longer."""
         self._done.set()
-        if self._beat_handle is not None:
-            self._beat_handle.cancel()
 
-    def _beat(self) -> None:
-        self._turned = clock.monotonic()
-        self._beat_handle = self._loop.call_later(_LOOK_SECONDS, self._beat)
+    def _answer(self) -> None:
+        self._answered = clock.monotonic()
+
+    def _ask(self) -> bool:
+        """Ask the loop to turn, unless it has not answered yet; False where it is closed."""
+        if self._answered < self._asked:
+            return True
+        self._asked = clock.monotonic()
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._answer)
+            return True
+        return False
 
     def _watch(self) -> None:
         stalled_since: float | None = None
         looked, used = clock.monotonic(), time.process_time()
-        while not self._done.wait(_LOOK_SECONDS):
-            now, used_now, turned = clock.monotonic(), time.process_time(), self._turned
-            if stalled_since is not None and turned > stalled_since:
-                self._over(turned - stalled_since)
+        while self._ask() and not self._done.wait(_LOOK_SECONDS):
+            now, used_now, answered = clock.monotonic(), time.process_time(), self._answered
+            if stalled_since is not None and answered > stalled_since:
+                self._over(answered - stalled_since)
                 stalled_since = None
             if now - looked >= STALL_SECONDS:
                 self._stood_still(now - looked, used_now - used)
-            elif stalled_since is None and now - turned >= STALL_SECONDS:
-                stalled_since = turned
-                self._stalls(now - turned, now)
+            elif stalled_since is None and answered < self._asked and now - self._asked >= STALL_SECONDS:
+                stalled_since = self._asked
+                self._stalls(now - self._asked, now)
             looked, used = now, used_now
 
     def _stalls(self, seconds: float, now: float) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,55 +22,15 @@ from typing import Any, Final
 from ringrift_sync_dagster.agent.answers import Refusal
 from ringrift_sync_dagster.agent.calls import Calls
 from ringrift_sync_dagster.agent.outbox import Outbox, Packed
+from ringrift_sync_dagster.agent.pause import Pause
+from ringrift_sync_dagster.agent.sight import Due, Sight
 from ringrift_sync_dagster.errors import LocalDiskError
-from ringrift_sync_dagster.node import gate
-from ringrift_sync_dagster.node.errors import KitError
-from ringrift_sync_dagster.node.roots import Roots
 from ringrift_sync_dagster.settings import clock
 
 log = logging.getLogger(__name__)
 
-_SCAN_SHARE: Final = 10.0  # a scan that something asks for takes at most this part of the time, one in so many, ...
-_IDLE_SCAN_SHARE: Final = 100.0  # ... and one that nothing asks for, this part
-_IDLE_SCAN_SECONDS: Final = 5.0
-_NEW_CONFIG_SECONDS: Final = 0.5  # a database that changed may hold its first game of another config
 _GROUP: Final = 8  # databases whose packs are committed together
 _LONGEST_PAUSE: Final = 60.0
-_PLACES: Final = ("data", "data/games", "data/selfplay", "data/games/selfplay")
-
-
-@dataclass(slots=True)
-class _Watched:
-    """One database: what was seen of it, and up to where it was read.
-
-    Args:
-        absolute: Where it lies.
-        configs: Whose games it holds, as far as is known.
-        readable: The scan found no fault with it.
-        seen: Its change token when it was scanned last.
-        token: Its change token when it was read last.
-        sure: It had stood still then, so that the same token means that nothing was written.
-        cursors: Where to go on, for each config; kept here while a read brought no game.
-        failures: How often it could not be read, one after the other.
-        not_before: When to try again.
-
-    """
-
-    absolute: str
-    configs: tuple[str, ...] = ()
-    readable: bool = True
-    seen: str = ""
-    token: str = ""
-    sure: bool = False
-    cursors: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
-    failures: int = 0
-    not_before: float = 0.0
-
-    def due(self, token: str, newest_ns: int, now: float) -> bool:
-        """Whether to read it: it changed, or may have changed behind the same token and has stood still since."""
-        if not self.readable or clock.monotonic() < self.not_before:
-            return False
-        return token != self.token or (not self.sure and gate.still(newest_ns, now))
 
 
 class Watcher:
@@ -95,13 +55,9 @@ class Watcher:
         seconds: float,
         found: Callable[[], None],
     ) -> None:
-        self._calls, self._roots, self._outbox = calls, Roots(roots), outbox
+        self._calls, self._outbox, self._sight = calls, outbox, Sight(roots, seconds)
         self._artifacts, self._seconds, self._found = scratch / "artifacts", seconds, found
-        self._watched: dict[str, _Watched] = {}
-        self._folders: dict[Path, int] = {}
         self._turn = asyncio.Lock()
-        self._scan_wanted = True
-        self._scanned_at = self._scan_took = 0.0
         self._generation = outbox.read_again
         self.is_stopped_by = ""
         """Why nothing is packed now: the outbox or the disk is full."""
@@ -109,42 +65,52 @@ class Watcher:
     @property
     def databases(self) -> int:
         """How many databases are watched."""
-        return len(self._watched)
+        return len(self._sight.watched)
 
     async def run(self) -> None:
         """Look again and again until cancelled."""
-        while True:
-            try:
-                more = await self.look()
-            except LocalDiskError as error:
-                more = False
-                log.warning("the look at the games databases failed cause=%s", error)
-            except Exception:  # the next look may do better; without one no game would be safe
-                more = False
-                log.exception("the look at the games databases failed")
-            await asyncio.sleep(0 if more else self._seconds)
+        pause, more = Pause("watch", self._seconds, self._notice), True
+        try:
+            while True:
+                try:
+                    noticed = None if more else await pause.over()
+                    more = await self.look(noticed=noticed)
+                except LocalDiskError as error:
+                    more = False
+                    log.warning("the look at the games databases failed cause=%s", error)
+                except Exception:  # the next look may do better; without one no game would be safe
+                    more = False
+                    log.exception("the look at the games databases failed")
+        finally:
+            pause.close()
 
-    async def look(self, only: str = "", *, thorough: bool = False) -> bool:
+    def _notice(self) -> list[Due] | None:
+        """Look, in the thread of the pause; None while there is nothing to do."""
+        due = self._sight.look()
+        return due if due or self._sight.scan_is_due or self._generation != self._outbox.read_again else None
+
+    async def look(self, only: str = "", *, thorough: bool = False, noticed: list[Due] | None = None) -> bool:
         """Take what was finished since the last look into the outbox; say whether there is more to take at once.
 
         Args:
             only: The one database to look at, whether it changed or not.
             thorough: Scan for new databases, however lately that was done.
+            noticed: What a look of a moment ago gave; None: look now.
 
         Raises:
             LocalDiskError: The outbox cannot be read.
 
         """
         async with self._turn:
-            due = await asyncio.to_thread(self._seen, only)
-            scanned = await self._scan_if_due(thorough=thorough)
+            due = await asyncio.to_thread(self._sight.look, only) if noticed is None else noticed
+            scanned = (thorough or self._sight.scan_is_due) and await self._scan()
             if self._generation != self._outbox.read_again:
                 self._generation = self._outbox.read_again
                 scanned = True
-                for watched in self._watched.values():
-                    watched.token, watched.cursors = "", {}
+                self._sight.read_anew()
             if scanned:
-                due = await asyncio.to_thread(self._due, only)
+                due = await asyncio.to_thread(self._sight.look, only)
+            due = [one for one in due if one.path in self._sight.watched]  # a look in between may have seen it go
             if not due or not await self._has_room():
                 return False
             return await self._take(due)
@@ -152,7 +118,7 @@ class Watcher:
     async def take_one(self, path: str, game_id: str) -> bool:
         """Take one game that was passed by already into the outbox; say whether the database holds it, complete."""
         async with self._turn:
-            watched = self._watched.get(path)
+            watched = self._sight.watched.get(path)
             for config in () if watched is None else watched.configs:
                 result = await self._call({"path": path, "config": config, "ids": [game_id], "tell": True})
                 if result is not None and result["games"]:
@@ -162,7 +128,7 @@ class Watcher:
     async def holds_as(self, path: str, game_id: str, identity: str) -> bool:
         """Say whether a database, as far as it holds a complete game of this id, holds the one of this identity."""
         async with self._turn:
-            watched = self._watched.get(path)
+            watched = self._sight.watched.get(path)
             for config in () if watched is None else watched.configs:
                 result = await self._call({"path": path, "config": config, "ids": [game_id], "tell": True})
                 await asyncio.to_thread(self._clean)
@@ -172,87 +138,26 @@ class Watcher:
 
     async def name_of(self, path: str) -> str:
         """Give the name of a watched database by a path of this machine, or by its name; empty for any other."""
-        for again in (True, False):
-            if path in self._watched:
-                return path
-            with contextlib.suppress(KitError):
-                name = self._roots.relative(path)
-                if name in self._watched:
-                    return name
-            if again:
-                await self.look(thorough=True)
-        return ""
+        if not (name := self._sight.name_of(path)):
+            await self.look(thorough=True)
+            name = self._sight.name_of(path)
+        return name
 
-    def _seen(self, only: str) -> list[tuple[str, str, bool]]:
-        """Look at directories and databases in one go: for an idle node, changing threads costs as much as looking."""
-        if any(_changed_at(folder) != known for folder, known in self._folders.items()):
-            self._scan_wanted = True
-        return self._due(only)
-
-    async def _scan_if_due(self, *, thorough: bool) -> bool:
-        """Scan where it is time to; say whether that was done."""
-        since = clock.monotonic() - self._scanned_at
-        share = _SCAN_SHARE if self._scan_wanted else _IDLE_SCAN_SHARE
-        least = self._seconds if self._scan_wanted else _IDLE_SCAN_SECONDS
-        if self._scanned_at and not thorough and since < max(least, share * self._scan_took):
-            return False
+    async def _scan(self) -> bool:
+        """Ask the kit which databases there are; True."""
         started = clock.monotonic()
-        folders = await asyncio.to_thread(self._all_folders)  # before the scan: what comes meanwhile is seen next time
-        self._scan_wanted = False
+        before = await asyncio.to_thread(self._sight.begin_scan)
         try:
             answer = await self._calls.call("scan", {})
         except Refusal as refusal:
             answer = {"ok": False, "error": {"message": refusal.message}}
-        # The first one starts a process and reads everything anew: what it took says nothing of the next one, and games
-        # of a database that appears soon after the start must not wait ten times as long.
-        self._scan_took = clock.monotonic() - started if self._scanned_at else 0.0
-        self._scanned_at = clock.monotonic()
-        if not answer["ok"]:
+        self._sight.end_scan(started)
+        if answer["ok"]:
+            self._sight.take_in(answer["result"]["entries"])
+            await asyncio.to_thread(self._sight.watch_folders, before)
+        else:
             log.warning("the scan for games databases failed cause=%s", answer["error"]["message"])
-            return True
-        self._take_in(answer["result"]["entries"])
-        self._folders = {**(await asyncio.to_thread(self._all_folders)), **folders}
         return True
-
-    def _take_in(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        watched: dict[str, _Watched] = {}
-        for entry in entries:
-            if "unfinished" not in entry or (entry["error"] is None and not entry["collectable"]):
-                continue
-            path = str(entry["path"])
-            with contextlib.suppress(KitError):
-                one = self._watched.get(path) or _Watched(self._roots.resolve(path))
-                named = [entry["config"]] if entry["config"] else []
-                configs = tuple(dict.fromkeys([*one.configs, *named, *entry["games"]]))
-                if configs != one.configs:
-                    one.token = ""  # it may have been read already, for the configs that were known then
-                one.configs = configs
-                one.readable, one.seen = entry["error"] is None, str(entry["token"])
-                watched[path] = one
-        self._watched = watched
-
-    def _all_folders(self) -> dict[Path, int]:
-        """The directories in which a database could appear, with the times of their last changes."""
-        folders = {Path(root, place) for root in self._roots.paths for place in ("", *_PLACES)}
-        for watched in self._watched.values():
-            folder = Path(watched.absolute).parent
-            while folder not in folders and self._roots.contains(str(folder)):
-                folders.add(folder)
-                folder = folder.parent
-        return {folder: _changed_at(folder) for folder in folders}
-
-    def _due(self, only: str) -> list[tuple[str, str, bool]]:
-        """Give the databases to read, each with its change token and whether it stands still."""
-        due, now = [], clock.wall()
-        for path, watched in self._watched.items():
-            if only and path != only:
-                continue
-            token, newest_ns = gate.look(watched.absolute)
-            if token != watched.seen and clock.monotonic() - self._scanned_at > _NEW_CONFIG_SECONDS:
-                self._scan_wanted = True
-            if watched.configs and (only or watched.due(token, newest_ns, now)):
-                due.append((path, token, gate.still(newest_ns, now)))
-        return due
 
     async def _has_room(self) -> bool:
         full = await asyncio.to_thread(lambda: self._outbox.is_full)
@@ -268,7 +173,7 @@ class Watcher:
             log.warning("new games stay in their databases and are read later cause=%s", why)
         self.is_stopped_by = why
 
-    async def _take(self, due: Sequence[tuple[str, str, bool]]) -> bool:
+    async def _take(self, due: Sequence[Due]) -> bool:
         more = False
         for start in range(0, len(due), _GROUP):
             group = due[start : start + _GROUP]
@@ -278,7 +183,7 @@ class Watcher:
                 return False
             for (path, token, still), found in zip(group, results, strict=True):
                 if found is not None:
-                    watched = self._watched[path]
+                    watched = self._sight.watched[path]
                     watched.cursors.update(found.cursors)
                     if not found.more:
                         watched.token, watched.sure = token, still
@@ -305,7 +210,7 @@ class Watcher:
 
     async def _pack_all(self, path: str) -> _Found | None:
         """Pack what is new in one database, one pack of each config at most; None where it could not be read."""
-        watched, found = self._watched[path], _Found()
+        watched, found = self._sight.watched[path], _Found()
         for config in watched.configs:
             cursor = watched.cursors.get(config)
             if cursor is None:
@@ -325,7 +230,7 @@ class Watcher:
         return found
 
     async def _call(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
-        watched = self._watched[arguments["path"]]
+        watched = self._sight.watched[arguments["path"]]
         try:
             answer = await self._calls.call("pack", arguments)
         except Refusal as refusal:
@@ -363,10 +268,3 @@ def _told(cursor: dict[str, Any] | None, short: Sequence[str]) -> dict[str, Any]
         for game_id in short:
             cursor["waiting"][game_id][3] = True
     return cursor
-
-
-def _changed_at(folder: Path) -> int:
-    try:
-        return folder.stat().st_mtime_ns
-    except OSError:
-        return 0

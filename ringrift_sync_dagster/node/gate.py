@@ -17,6 +17,12 @@ UNSETTLED = "~"
 """Begins the token of a database that was read while it may have been written."""
 
 
+Stamp = Tuple[int, int, int]
+"""Of one file: inode, size in bytes, modification time in ns since 1970."""
+Glance = Tuple[Optional[Stamp], Optional[Stamp], Optional[Stamp], str]
+"""Of one database: the main file, its log, its rollback journal, and the header of the log."""
+
+
 def _stat(path: str) -> Optional[os.stat_result]:
     try:
         return os.stat(path)
@@ -24,14 +30,17 @@ def _stat(path: str) -> Optional[os.stat_result]:
         return None
 
 
-def _sidecars(db_path: str) -> Tuple[Optional[os.stat_result], Optional[os.stat_result]]:
-    wal, journal = _stat(db_path + "-wal"), _stat(db_path + "-journal")
-    wal = wal if wal is not None and wal.st_size else None
-    return wal, journal if journal is not None and journal.st_size else None
+def _mark(found: Optional[Stamp]) -> str:
+    return ABSENT if found is None else f"{found[0]:x}.{found[1]:x}.{found[2]:x}"
 
 
-def _mark(found: Optional[os.stat_result]) -> str:
-    return ABSENT if found is None else f"{found.st_ino:x}.{found.st_size:x}.{found.st_mtime_ns:x}"
+def _stamp(found: Optional[os.stat_result]) -> Optional[Stamp]:
+    return None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _sidecar(path: str) -> Optional[Stamp]:
+    found = _stat(path)
+    return _stamp(found) if found is not None and found.st_size else None
 
 
 def _wal_header(db_path: str) -> str:
@@ -48,19 +57,29 @@ def _wal_header(db_path: str) -> str:
         os.close(descriptor)
 
 
-def look(db_path: str, main: Optional[os.stat_result] = None) -> Tuple[str, int]:
-    """Give the change token of a database and the newest modification time of its files (ns since 1970).
+def glance(db_path: str, main: Optional[os.stat_result] = None) -> Glance:
+    """Give what a change token is made of: equal glances have equal tokens, and are cheaper to compare.
 
     Args:
         db_path: Path of the main file; a missing file and a directory have a token too.
         main: The main file's stat, where the caller has it already.
 
     """
-    found = main or _stat(db_path)
-    wal, journal = _sidecars(db_path)
+    wal = _sidecar(db_path + "-wal")
     header = ABSENT if wal is None else _wal_header(db_path)
-    newest = max((part.st_mtime_ns for part in (found, wal, journal) if part is not None), default=0)
-    return "|".join((_mark(found), _mark(wal), _mark(journal), header)), newest
+    return _stamp(main or _stat(db_path)), wal, _sidecar(db_path + "-journal"), header
+
+
+def told(seen: Glance) -> Tuple[str, int]:
+    """Give the change token of a glance and the newest modification time of its files (ns since 1970)."""
+    main, wal, journal, header = seen
+    newest = max((part[2] for part in (main, wal, journal) if part is not None), default=0)
+    return "|".join((_mark(main), _mark(wal), _mark(journal), header)), newest
+
+
+def look(db_path: str, main: Optional[os.stat_result] = None) -> Tuple[str, int]:
+    """Give the change token of a database and the newest modification time of its files; ``main`` as for a glance."""
+    return told(glance(db_path, main))
 
 
 def change_token(db_path: str) -> str:
@@ -82,7 +101,7 @@ def token_of_read(db_path: str, now: float) -> str:
 
 def file_token(found: os.stat_result) -> str:
     """Give the token of a file that is no database."""
-    return _mark(found)
+    return _mark(_stamp(found))
 
 
 def still(changed_ns: int, now: float) -> bool:
