@@ -5,7 +5,8 @@ python bench/ephemeral.py [--runs N] [--json FILE] [--markdown FILE]
 Real agents by ``ringrift-sync agent`` for 20 spot nodes and the coordinator, which merges; real writers; two games a
 second on each node. Percentiles are those of all games of all rounds. The peers are measured in turns with us, on
 databases of their own that are played in the same way; the age of the newest safe game is taken ten times a second on
-each node, and is what a loss at that moment would cost.
+each node, and is what a loss at that moment would cost. Games are played in small commits, as upstream's self-play
+does, or stored at once when they are over: only then does the kernel's hint say that there is something to find.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ _KILL_FROM, _KILL_TO = 1.5, 5.0
 _SEED: Final = 7
 _HISTOGRAM: Final = ("0", "1", "2", "3", "4 or more")
 _SAMPLE_SECONDS: Final = 0.1
+_AT_ONCE: Final = "at_once"
 
 LINES: Final = (
     *(
@@ -61,6 +63,10 @@ LINES: Final = (
             ("p99", Reach("at most", "3") if size == max(SIZES) else None),
             ("max", None),
         )
+    ),
+    *(
+        Line(f"commit to receipt, {max(SIZES)} nodes, games stored at once: {word}", "s", f"{word}_{_AT_ONCE}")
+        for word in ("p50", "p99", "max")
     ),
     *(
         Line(f"age of the newest safe game, {max(SIZES)} nodes: {word}", "s", f"age_{word}", peer)
@@ -95,22 +101,18 @@ def measure(folder: Path, runs: int) -> Result:
 
 
 def _latencies(field: SpotField, folder: Path, runs: int, problems: list[str]) -> Samples:
-    seen: dict[str, list[float]] = {f"latency_{size}": [] for size in SIZES}
+    seen: dict[str, list[float]] = {name: [] for name in (*map(str, SIZES), _AT_ONCE)}
     ages: dict[str, list[float]] = {OURS: [], RSYNC: [], SQLITE3_RSYNC: []}
     with ExitStack() as stack:
         server = stack.enter_context(peers.ssh_server(folder / "ssh"))
         makes = {RSYNC: by_rsync, SQLITE3_RSYNC: by_sqlite3_rsync}
         for number in range(runs):
             for size in SIZES:
-                names, log = field.names[:size], folder / f"ours-{number}-{size}"
-                committed = _play([field.database(name) for name in names], log, _SECONDS[size], f"{number}-{size}")
-                for name in names:
-                    own = committed[name]
-                    safe = field.wait_for_receipts(name, list(own))
-                    seen[f"latency_{size}"] += [safe[game] - at for game, at in own.items()]
-                    if size == max(SIZES):
-                        ages[OURS] += _ages(own, safe)
-                note(f"ephemeral: round {number + 1}: {size} nodes: p99 {_part(seen[f'latency_{size}'], 0.99):.2f} s")
+                latencies, ages_now = _ours(field, size, folder / f"ours-{number}-{size}")
+                seen[str(size)] += latencies
+                ages[OURS] += ages_now if size == max(SIZES) else []
+                note(f"ephemeral: round {number + 1}: {size} nodes: p99 {_part(seen[str(size)], 0.99):.2f} s")
+            seen[_AT_ONCE] += _ours(field, max(SIZES), folder / f"ours-{number}-at-once", "--at-once")[0]
             for peer, make in makes.items():
                 if peer not in ages or number >= _PEER_ROUNDS:
                     continue
@@ -123,11 +125,24 @@ def _latencies(field: SpotField, folder: Path, runs: int, problems: list[str]) -
                 ages[peer] += found
                 note(f"ephemeral: round {number + 1}: {peer}: p50 {_part(ages[peer], 0.5):.2f} s, failed {share:.1f} %")
     samples: Samples = {}
-    for size in SIZES:
-        samples |= {(f"{word}_{size}", OURS): [value] for word, value in _words(seen[f"latency_{size}"])}
+    for name, values in seen.items():
+        samples |= {(f"{word}_{name}", OURS): [value] for word, value in _words(values)}
     for name, values in ages.items():
         samples |= {(f"age_{word}", name): [value] for word, value in _words(values)}
     return samples
+
+
+def _ours(field: SpotField, size: int, log: Path, *options: str) -> tuple[list[float], list[float]]:
+    """Give the times from commit to receipt of so many nodes, and the ages of the newest safe game."""
+    names = field.names[:size]
+    committed = _play([field.database(name) for name in names], log, _SECONDS[size], log.name, *options)
+    latencies, ages = list[float](), list[float]()
+    for name in names:
+        own = committed[name]
+        safe = field.wait_for_receipts(name, list(own))
+        latencies += [safe[game] - at for game, at in own.items()]
+        ages += _ages(own, safe)
+    return latencies, ages
 
 
 def _peer(
@@ -162,12 +177,12 @@ def _ages(committed: Mapping[str, float], safe: Mapping[str, float]) -> list[flo
 
 
 def _play(
-    databases: Sequence[Path], log: Path, seconds: float, seed: str, rate: float = RATE
+    databases: Sequence[Path], log: Path, seconds: float, seed: str, *options: str, rate: float = RATE
 ) -> dict[str, dict[str, float]]:
     """Let games be finished in all of them, and give for each node when each game was committed."""
     log.mkdir(parents=True, exist_ok=True)
     places = {database.parents[2].name: f"{database}={log / database.parents[2].name}" for database in databases}
-    peers.run([sys.executable, "-m", "bench.spot_writer", seed, str(rate), str(seconds), *places.values()])
+    peers.run([sys.executable, "-m", "bench.spot_writer", seed, str(rate), str(seconds), *options, *places.values()])
     return {
         name: {game: float(at) for game, at in (line.split() for line in (log / name).read_text().splitlines())}
         for name in places
@@ -218,7 +233,7 @@ def _commits(field: SpotField, name: str, folder: Path) -> Samples:
             if contender == OURS:
                 field.start([name])
             log = folder / f"commits-{number}-{contender.replace(' ', '-')}"
-            _play([field.database(name)], log, _COMMIT_SECONDS, log.name, _COMMIT_RATE)
+            _play([field.database(name)], log, _COMMIT_SECONDS, log.name, rate=_COMMIT_RATE)
             if contender == OURS:
                 field.stop(name)
             times = [1000.0 * float(line) for line in (log / f"{name}.commits").read_text().split()]

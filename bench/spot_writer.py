@@ -1,11 +1,12 @@
 """Self-play on several nodes from one program: games that take their time, with a note of each commit.
 
-    python -m bench.spot_writer SEED RATE SECONDS [--apart] DATABASE=LOG ...
+    python -m bench.spot_writer SEED RATE SECONDS [--apart] [--at-once] DATABASE=LOG ...
 
 Each database gets ``RATE`` games a second, begun, played in small commits and finished as upstream's self-play does,
-spread over the time that a game has. The log has a line for each game, ``id wall-time``, written after the commit that
-finishes it, and one for the length of each commit in ``<log>.commits``. With ``--apart`` each database has a process of
-its own, and ``name pid`` is printed for it. ``ready`` is printed when the first game begins.
+spread over the time that a game has; with ``--at-once`` they come one right after the other at its end, as from a
+program that stores a game when it is over. The log has a line for each game, ``id wall-time``, written after the commit
+that finishes it, and one for the length of each commit in ``<log>.commits``. With ``--apart`` each database has a
+process of its own, and ``name pid`` is printed for it. ``ready`` is printed when the first game begins.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ Step = tuple[float, Callable[[], None]]
 class _Player:
     """The self-play of one node."""
 
-    def __init__(self, database: Path, log: Path, seed: str) -> None:
+    def __init__(self, database: Path, log: Path, seed: str, *, at_once: bool) -> None:
         self._recorder = Recorder(database, Dialect.V18)
         self._log, self._commits = (file.open("a", encoding="ascii") for file in (log, Path(f"{log}.commits")))
-        self._seed = seed
+        self._seed, self._share = seed, 0.0 if at_once else _SHARE
 
     def steps(self, rate: float, seconds: float, offset: float) -> Iterator[Step]:
         """Give what to do when, in order of time."""
@@ -44,7 +45,7 @@ class _Player:
             began = (number + offset) / rate
             game = make_game(f"{self._seed}-{number}", CONFIG)
             firsts = range(0, len(game.moves), MOVES_PER_COMMIT)
-            gap = _SHARE / rate / (len(firsts) + 1)
+            gap = self._share / rate / (len(firsts) + 1)
             yield began, lambda game=game: self._timed(lambda: self._recorder.begin(game))  # type: ignore[misc]
             for index, first in enumerate(firsts):
                 play = lambda game=game, first=first: self._recorder.play(game, first, MOVES_PER_COMMIT)  # noqa: E731
@@ -83,8 +84,8 @@ def _play(players: list[_Player], rate: float, seconds: float) -> None:
 
 def main(arguments: list[str]) -> int:
     """Play to the end."""
-    apart = "--apart" in arguments
-    seed, rate, seconds, *places = (one for one in arguments if one != "--apart")
+    apart, at_once = "--apart" in arguments, "--at-once" in arguments
+    seed, rate, seconds, *places = (one for one in arguments if not one.startswith("--"))
     pairs = [place.split("=") for place in places]
     children = list[int]()
     if apart:
@@ -99,7 +100,9 @@ def main(arguments: list[str]) -> int:
         with ExitStack() as stack:
             players = []
             for database, log in pairs:
-                players.append(_Player(Path(database), Path(log), f"{seed}-{Path(database).parents[2].name}"))
+                players.append(
+                    _Player(Path(database), Path(log), f"{seed}-{Path(database).parents[2].name}", at_once=at_once)
+                )
                 stack.callback(players[-1].close)
             if not apart:
                 print("ready", flush=True)

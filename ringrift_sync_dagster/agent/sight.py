@@ -138,6 +138,11 @@ class Sight:
         share, least = (_SCAN_SHARE, self._seconds) if self._scan_wanted else (_IDLE_SCAN_SHARE, idle)
         return clock.monotonic() - self._scanned_at >= max(least, share * self._scan_took)
 
+    @property
+    def folders(self) -> list[Path]:
+        """The directories that are looked at."""
+        return list(self._folders)
+
     def begin_scan(self) -> dict[Path, int]:
         """Give the directories as they are before a scan: what comes into them meanwhile is seen the next time."""
         folders = self._all_folders()

@@ -5,6 +5,8 @@ opened for it. What changed is packed by the kit, in a worker process of the wat
 moves in the transaction that takes the pack into the outbox. Which databases there are, and of which configs, the kit's
 scan says: it runs when a directory or a database changed, and now and then, for a bounded part of the time.
 
+A hint of the kernel brings the next look forward (``pause``, ``hints``); that it comes is never relied on.
+
 While the outbox is full nothing is packed and no cursor moves: the games stay where they are, in their databases, and
 are read when there is room.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +61,8 @@ class Watcher:
         self._artifacts, self._seconds, self._found = scratch / "artifacts", seconds, found
         self._turn = asyncio.Lock()
         self._generation = outbox.read_again
+        self._watch_folders: Callable[[Iterable[Path]], None] = _no_hints
+        self._was_fruitful = False
         self.is_stopped_by = ""
         """Why nothing is packed now: the outbox or the disk is full."""
 
@@ -70,10 +74,12 @@ class Watcher:
     async def run(self) -> None:
         """Look again and again until cancelled."""
         pause, more = Pause("watch", self._seconds, self._notice), True
+        self._watch_folders = pause.watch
         try:
             while True:
                 try:
-                    noticed = None if more else await pause.over()
+                    noticed = None if more else await pause.over(fruitful=self._was_fruitful)
+                    self._was_fruitful = False
                     more = await self.look(noticed=noticed)
                 except LocalDiskError as error:
                     more = False
@@ -82,6 +88,7 @@ class Watcher:
                     more = False
                     log.exception("the look at the games databases failed")
         finally:
+            self._watch_folders = _no_hints
             pause.close()
 
     def _notice(self) -> list[Due] | None:
@@ -155,6 +162,7 @@ class Watcher:
         if answer["ok"]:
             self._sight.take_in(answer["result"]["entries"])
             await asyncio.to_thread(self._sight.watch_folders, before)
+            await asyncio.to_thread(self._watch_folders, self._sight.folders)
         else:
             log.warning("the scan for games databases failed cause=%s", answer["error"]["message"])
         return True
@@ -198,7 +206,7 @@ class Watcher:
             return False
         finally:
             await asyncio.to_thread(self._clean)
-        self.is_stopped_by = ""
+        self.is_stopped_by, self._was_fruitful = "", True
         self._found()
         return True
 
@@ -260,6 +268,10 @@ class _Found:
 def _packed(artifacts: Path, path: str, config: str, result: Mapping[str, Any], cursor: Any) -> Packed:  # noqa: ANN401
     sha, games = str(result["artifact"]), tuple((str(one[0]), str(one[1])) for one in result["told"])
     return Packed(path, config, sha, int(result["bytes"]), artifacts / sha, games, cursor)
+
+
+def _no_hints(_folders: Iterable[Path]) -> None:
+    """Where nobody waits for hints."""
 
 
 def _told(cursor: dict[str, Any] | None, short: Sequence[str]) -> dict[str, Any] | None:

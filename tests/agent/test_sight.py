@@ -1,20 +1,16 @@
-"""What is seen of databases without opening them, and a pause that ends when something is seen."""
+"""What is seen of databases without opening them."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
-import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ringrift_sync_dagster.agent import sight
-from ringrift_sync_dagster.agent.pause import Pause
 from ringrift_sync_dagster.agent.sight import Sight
 from ringrift_sync_dagster.demo.recorder import Recorder
 from ringrift_sync_dagster.demo.schemas import Dialect
@@ -134,39 +130,3 @@ def test_a_look_tells_what_the_gate_tells_through_all_that_happens_to_a_database
 
     assert len(set(seen)) == len(seen) - 1  # it was not there at the beginning, and is not at the end
     assert seen[0] == seen[-1]
-
-
-def test_a_pause_ends_with_what_is_noticed_and_wakes_nobody_before() -> None:
-    looks = list[int]()
-
-    def notice() -> str | None:
-        looks.append(threading.get_ident())
-        return "something" if len(looks) == 3 else None
-
-    async def wait() -> Any:  # noqa: ANN401
-        pause = Pause("watch", 0.01, notice)
-        try:
-            return await pause.over()
-        finally:
-            pause.close()
-
-    assert asyncio.run(wait()) == "something"
-    assert len(looks) == 3
-    assert threading.get_ident() not in looks
-
-
-def test_a_pause_whose_coroutine_is_cancelled_leaves_no_thread() -> None:
-    async def wait() -> None:
-        pause: Pause[str] = Pause("pause-test", 0.01, lambda: None)
-        try:
-            async with asyncio.timeout(0.1):
-                await pause.over()
-        finally:
-            pause.close()
-
-    with pytest.raises(TimeoutError):
-        asyncio.run(wait())
-    limit = time.monotonic() + 10
-    while any(thread.name.startswith("pause-test") for thread in threading.enumerate()):
-        assert time.monotonic() < limit
-        time.sleep(0.01)
