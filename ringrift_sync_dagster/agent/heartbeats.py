@@ -2,7 +2,8 @@
 
     POST /v1/heartbeat {"version": 1, "games": 3, "bytes": 900, "ids": [...], "oldest_age_seconds": 4.2,
                         "outbox_bytes": 900, "outbox_packs": 1, "packs": ["<sha256>", ...], "stopped_by": "",
-                        "draining": false, "drain": {"id", "drained", "unread", "error"}, "outbox": "<its name>"}
+                        "draining": false, "drain": {"id", "drained", "unread", "error"}, "outbox": "<its name>",
+                        "unread": {"databases": 1, "oldest_age_seconds": 9.1, "why": "<path>: <what is in the way>"}}
         ->  {"durable": ["<sha256>", ...], "peers": [{"node", "url", "fingerprint", "ephemeral"}], "drain": false}
 
 Where somebody wants a node emptied that he cannot reach, ``drain`` is true, beside ``drain_id`` and ``drain_seconds``.
@@ -129,7 +130,7 @@ def _checked(node: str, body: dict[str, Any], now: float) -> _Beat:
     """
     if body.get("version") != VERSION:
         raise ValueError(f"its version is {body.get('version')!r}, and this agent knows {VERSION}")
-    ids, packs, age = body.get("ids", []), body.get("packs", []), body.get("oldest_age_seconds")
+    ids, packs, age = body.get("ids", []), body.get("packs", []), _age(body)
     if not isinstance(ids, list) or len(ids) > MAX_IDS:
         raise ValueError(f"ids must be a list of at most {MAX_IDS}")
     if not isinstance(packs, list) or len(packs) > MAX_PACKS:
@@ -138,17 +139,15 @@ def _checked(node: str, body: dict[str, Any], now: float) -> _Beat:
         raise ValueError(f"an id is a text of 1 to {_ID_CHARS} characters that can be stored")
     if not all(isinstance(one, str) and SHA256.fullmatch(one) for one in packs):
         raise ValueError("packs are named by their SHA-256")
-    if age is not None and (isinstance(age, bool) or not isinstance(age, int | float) or not 0 <= age < math.inf):
-        raise ValueError("oldest_age_seconds must be a number of at least 0, or null")
     games, size, outbox_bytes, outbox_packs = (
         _count(body, name) for name in ("games", "bytes", "outbox_bytes", "outbox_packs")
     )
     oldest_at = None if age is None else now - age
     risk = Risk(node, games, size, ids, oldest_at, outbox_bytes, outbox_packs, now)
-    return _Beat(risk, tuple(packs), _report(body))
+    return _Beat(risk, tuple(packs), _report(body, now))
 
 
-def _report(body: dict[str, Any]) -> NodeReport:
+def _report(body: dict[str, Any], now: float) -> NodeReport:
     """Give what the agent says of itself; an older one says nothing."""
     drain = body.get("drain") or {}
     if not isinstance(drain, dict):
@@ -156,7 +155,19 @@ def _report(body: dict[str, Any]) -> NodeReport:
     told = {name: _text(drain, name) for name in ("id", "unread", "error")} if drain else {}
     ended = {**told, "drained": drain.get("drained") is True} if told else {}
     outbox = _text(body, "outbox")[:_OUTBOX_CHARS]
-    return NodeReport(_text(body, "stopped_by"), body.get("draining") is True, ended, outbox=outbox)
+    unread, why, age = _unread(body)
+    return NodeReport(
+        _text(body, "stopped_by"), body.get("draining") is True, ended, outbox=outbox,
+        unread=unread, unread_why=why, unread_since=None if age is None else now - age,
+    )  # fmt: skip
+
+
+def _unread(body: dict[str, Any]) -> tuple[int, str, float | None]:
+    """Give how many databases were not read, why, and for how long already."""
+    told = body.get("unread") or {}
+    if not isinstance(told, dict):
+        raise TypeError("unread must be an object, or null")
+    return _count(told, "databases"), _text(told, "why"), _age(told)
 
 
 def _drain(wish: DrainWish | None) -> dict[str, Any]:
@@ -170,6 +181,13 @@ def _text(body: dict[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be text")
     return storable(value, _WORDS_CHARS)
+
+
+def _age(body: dict[str, Any]) -> float | None:
+    age = body.get("oldest_age_seconds")
+    if age is not None and (isinstance(age, bool) or not isinstance(age, int | float) or not 0 <= age < math.inf):
+        raise ValueError("oldest_age_seconds must be a number of at least 0, or null")
+    return age
 
 
 def _count(body: dict[str, Any], name: str) -> int:

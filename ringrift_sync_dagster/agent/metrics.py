@@ -51,6 +51,7 @@ class Metrics:
             self._gauge("outbox_oldest_seconds", "Since when the oldest waits."),
             self._gauge("outbox_stopped", "1 while new games stay in their databases: the outbox or the disk is full."),
             self._gauge("draining", "1 while bulk of others is refused."),
+            self._gauge("unread_databases", "Databases whose newest content the watch could not read."),
         )
 
     def show_risks(self, risks: Iterable[Risk], now: float) -> None:
@@ -64,9 +65,11 @@ class Metrics:
             age.labels(risk.node).set(risk.age(now) or 0.0)
             lost.labels(risk.node).set(risk.lost_at is not None)
 
-    def show_outbox(self, *, games: int, size: int, packs: int, oldest: float, stopped: bool, draining: bool) -> None:
-        """Show what waits in this node's outbox."""
-        for gauge, value in zip(self._outbox, (games, size, packs, oldest, stopped, draining), strict=True):
+    def show_outbox(
+        self, *, games: int, size: int, packs: int, oldest: float, stopped: bool, draining: bool, unread: int
+    ) -> None:
+        """Show what waits in this node's outbox, and what could not come into it."""
+        for gauge, value in zip(self._outbox, (games, size, packs, oldest, stopped, draining, unread), strict=True):
             gauge.set(value)
 
     def show_saved(self, games: int) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -28,6 +29,7 @@ from ringrift_sync_dagster.transports.p2p_http import P2PHttpTransport
 log = logging.getLogger(__name__)
 
 IDS_TOLD: Final = 10_000
+_ID_BYTES_TOLD: Final = 1_500_000  # in JSON, where a character may take twelve
 _PACKS_ASKED: Final = 1_000
 _ID_CHARS: Final = 200
 _SECONDS: Final = 10.0
@@ -162,11 +164,22 @@ def risk(outbox: Outbox, now: float) -> dict[str, Any]:
         "version": 1,
         "games": totals.games,
         "bytes": totals.size_bytes,
-        "ids": [game_id for game_id in outbox.ids(IDS_TOLD) if _can_be_told(game_id)],
+        "ids": _told(outbox.ids(IDS_TOLD)),
         "oldest_age_seconds": None if totals.oldest is None else max(0.0, now - totals.oldest),
         "outbox_bytes": totals.size_bytes,
         "outbox_packs": totals.packs,
     }
+
+
+def _told(ids: Iterable[str]) -> list[str]:
+    """Give the ids that a report has room for: a receiver takes no more than a few megabytes of JSON."""
+    found, room = list[str](), _ID_BYTES_TOLD
+    for game_id in filter(_can_be_told, ids):
+        room -= len(json.dumps(game_id)) + 2
+        if room < 0:
+            break
+        found.append(game_id)
+    return found
 
 
 def _can_be_told(game_id: str) -> bool:

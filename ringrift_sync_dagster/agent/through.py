@@ -47,6 +47,9 @@ _ASK_AGAIN_SECONDS: Final = 0.25
 _TELL_SECONDS: Final = 5.0
 _LEAST_TELL_SECONDS: Final = 1.0
 _LEAST_LOOK_SECONDS: Final = 2.0  # a question with next to no timeout is still answered from one look
+_DATABASES_NAMED: Final = 3
+_UNREAD_SECONDS: Final = 5.0  # a heartbeat tells of what was not read for so long; before, it is only the next look
+_CUT_OFF: Final = "the time was too short to read all databases"
 _LOOKS: Final = "the databases are still being looked at"
 _BULK: Final = frozenset({("PUT", "/v1/incoming/{node}/{sha}"), ("POST", "/v1/pull")})
 
@@ -135,6 +138,7 @@ class Through:
         deadline = Deadline.after(seconds)
         again, self.is_draining = self.is_draining, True
         self._pusher.hurry()
+        more = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline.remaining()):
                 more = await self._watcher.look(thorough=True)
@@ -145,12 +149,12 @@ class Through:
                 self._said_offline = True
                 group.create_task(self._say_offline(going, deadline))
             while not deadline.expired:
-                if not (await asyncio.to_thread(self._outbox.totals)).packs and not self._watcher.is_stopped_by:
+                if not (await asyncio.to_thread(self._outbox.totals)).packs and not self._may_read_more():
                     break
                 await self._wait_for_change(deadline)
         left = await asyncio.to_thread(risk, self._outbox, clock.wall())
         left["ids"] = left["ids"][:_IDS_SHOWN]
-        unread = self._watcher.is_stopped_by
+        unread = self._unread(cut_off=more)
         drained = not left["games"] and not unread
         if not drained:
             log.warning(
@@ -158,6 +162,20 @@ class Through:
                 left["games"], left["outbox_packs"], left["ids"][:20], unread, self._pusher.last_error,
             )  # fmt: skip
         return {"drained": drained, **left, "unread": unread, "error": self._pusher.last_error, "again": again}
+
+    def _unread(self, *, cut_off: bool) -> str:
+        """Say why games may lie in databases that nobody else has; empty where all were read."""
+        if self._watcher.is_stopped_by:
+            return self._watcher.is_stopped_by
+        stuck = [f"{one.path}: {one.why}" for one in self._watcher.unread if one.why]
+        if len(stuck) > _DATABASES_NAMED:
+            stuck[_DATABASES_NAMED:] = [f"and {len(stuck) - _DATABASES_NAMED} more databases"]
+        return "; ".join([*stuck, *([_CUT_OFF] if cut_off else [])])
+
+    def _may_read_more(self) -> bool:
+        """Whether waiting may help: room may come, or a lock may end, but a damaged file stays what it is."""
+        stuck = any(one.why and one.since is not None for one in self._watcher.unread)
+        return bool(self._watcher.is_stopped_by) or stuck
 
     def resume(self) -> bool:
         """Take bulk of others again; say whether it was refused. Idempotent."""
@@ -174,6 +192,7 @@ class Through:
         self._metrics.show_outbox(
             games=totals.games, size=totals.size_bytes, packs=totals.packs, oldest=oldest,
             stopped=bool(self._watcher.is_stopped_by), draining=self.is_draining,
+            unread=self._unread_told()["databases"],
         )  # fmt: skip
         self._metrics.show_saved(self._outbox.saved_games)
 
@@ -182,6 +201,7 @@ class Through:
         left = await asyncio.to_thread(risk, self._outbox, clock.wall())
         del left["ids"], left["version"]
         more = {"databases": self._watcher.databases, "stopped_by": self._watcher.is_stopped_by}
+        more |= {"unread": self._unread_told()}
         return {**left, **more, "draining": self.is_draining, "error": self._pusher.last_error}
 
     async def post_write_through(self, request: web.Request) -> web.Response:
@@ -193,14 +213,14 @@ class Through:
             raise _bad_request("game_id and db_path must be text")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
             raise _bad_request(f"timeout must be a number of seconds from 0 to {MOST_SECONDS:.0f}")
-        deadline = Deadline.after(float(seconds))
-        name = await self._within(deadline, self._watcher.name_of(path))
+        deadline, looks = Deadline.after(float(seconds)), Deadline.after(max(_LEAST_LOOK_SECONDS, float(seconds)))
+        name = await self._within(looks, self._watcher.name_of(path))
         if name is None:
             return json_answer({"durable": False, "reason": _LOOKS})
         if not name:
             message = f"{path} is no games database of this node that can be read; /v1/manifest lists them"
             raise Refusal(HTTPStatus.NOT_FOUND, "unknown_database", message)
-        reason = await self._made_durable(name, game_id, deadline)
+        reason = await self._made_durable(name, game_id, deadline, looks)
         return json_answer({"durable": not reason, "reason": reason})
 
     async def post_drain(self, request: web.Request) -> web.Response:
@@ -224,31 +244,31 @@ class Through:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "draining", message, headers={"Connection": "close"})
         return await handler(request)
 
-    async def _made_durable(self, path: str, game_id: str, deadline: Deadline) -> str:
+    async def _made_durable(self, path: str, game_id: str, deadline: Deadline, looks: Deadline) -> str:
         """Wait until a game is durable; give nothing then, or why it is not."""
         asked = current = False
         while True:
             state = await asyncio.to_thread(self._outbox.state, path, game_id)
             if state == "durable" and not current:
-                current = await self._is_current(path, game_id, deadline)
+                current = await self._is_current(path, game_id, looks)
                 state = await asyncio.to_thread(self._outbox.state, path, game_id)
             if state == "durable" and current:
                 return ""
             if not state:
-                looked = await self._within(deadline, self._watcher.look(path))
+                looked = await self._within(looks, self._watcher.look(path))
                 state = await asyncio.to_thread(self._outbox.state, path, game_id)
                 if looked is not None and not state and not asked:
                     # Passed by before the memory of durable games began, or not finished: ask for it by its name.
-                    asked = bool(await self._within(deadline, self._watcher.take_one(path, game_id)))
+                    asked = bool(await self._within(looks, self._watcher.take_one(path, game_id)))
             if deadline.expired:
                 return await self._reason(path, game_id, current=current)
             await self._wait_for_change(deadline)
 
-    async def _is_current(self, path: str, game_id: str, deadline: Deadline) -> bool:
+    async def _is_current(self, path: str, game_id: str, looks: Deadline) -> bool:
         """Say whether what is durable, or waits now, is what the database holds: an id may be another game's by now."""
         identity = await asyncio.to_thread(self._outbox.saved_identity, path, game_id)
-        same = await self._within(deadline, self._watcher.holds_as(path, game_id, identity))
-        return bool(same or await self._within(deadline, self._watcher.take_one(path, game_id)))
+        same = await self._within(looks, self._watcher.holds_as(path, game_id, identity))
+        return bool(same or await self._within(looks, self._watcher.take_one(path, game_id)))
 
     async def _reason(self, path: str, game_id: str, *, current: bool) -> str:
         state = await asyncio.to_thread(self._outbox.state, path, game_id)
@@ -256,17 +276,17 @@ class Through:
             unknown = "an earlier game of this id is durable, and what the database holds now could not be read yet"
             return "" if current else self._watcher.is_stopped_by or unknown
         if not state:
-            stopped = self._watcher.is_stopped_by or (_LOOKS if self._under_way else "")
+            stopped = self._watcher.is_stopped_by or self._watcher.trouble(path) or (_LOOKS if self._under_way else "")
             return stopped or "the database does not hold this game finished and with all its moves yet"
         trouble = await asyncio.to_thread(self._outbox.trouble, path, game_id) or self._pusher.last_error
         return f"it waits in the outbox: {trouble or 'it was not acknowledged in time'}"
 
-    async def _within(self, deadline: Deadline, work: Coroutine[Any, Any, _T]) -> _T | None:
+    async def _within(self, looks: Deadline, work: Coroutine[Any, Any, _T]) -> _T | None:
         """Give what a look gives, or None when the deadline comes first; the look goes on by itself."""
         task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
-        await asyncio.wait({task}, timeout=max(_LEAST_LOOK_SECONDS, deadline.remaining()))
+        await asyncio.wait({task}, timeout=looks.remaining())
         return task.result() if task.done() else None
 
     async def _wait_for_change(self, deadline: Deadline) -> None:
@@ -281,7 +301,19 @@ class Through:
 
     def _of_itself(self) -> dict[str, Any]:
         """What a heartbeat tells beside what is at risk."""
-        return {"stopped_by": self._watcher.is_stopped_by, "draining": self.is_draining, "drain": self._ended or None}
+        told = {"stopped_by": self._watcher.is_stopped_by, "draining": self.is_draining, "drain": self._ended or None}
+        return {**told, "unread": self._unread_told()}
+
+    def _unread_told(self) -> dict[str, Any]:
+        """What is not read, as heartbeat and status tell it: games that may be at risk, but cannot be counted."""
+        now = clock.monotonic()
+        late = [one for one in self._watcher.unread if one.since is None or now - one.since >= _UNREAD_SECONDS]
+        oldest = late[0].since if late else None
+        return {
+            "databases": len(late),
+            "oldest_age_seconds": None if oldest is None else now - oldest,
+            "why": "; ".join(f"{one.path}: {one.why or _LOOKS}" for one in late[:_DATABASES_NAMED]),
+        }
 
     def _ordered(self, order: DrainOrder | None) -> None:
         """Begin the drain that the coordinator wants, once; take bulk again when it does not want it any more."""

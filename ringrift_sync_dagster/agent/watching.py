@@ -25,7 +25,7 @@ from ringrift_sync_dagster.agent.answers import Refusal
 from ringrift_sync_dagster.agent.calls import Calls
 from ringrift_sync_dagster.agent.outbox import Outbox, Packed
 from ringrift_sync_dagster.agent.pause import Pause
-from ringrift_sync_dagster.agent.sight import Due, Sight
+from ringrift_sync_dagster.agent.sight import Due, Sight, Unread
 from ringrift_sync_dagster.errors import LocalDiskError
 from ringrift_sync_dagster.settings import clock
 
@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 
 _GROUP: Final = 8  # databases whose packs are committed together
 _LONGEST_PAUSE: Final = 60.0
+_DOUBLINGS: Final = 10
+_LONGEST_LOCK_PAUSE: Final = 2.0
+_LOCK_SECONDS: Final = 0.25  # a writer that holds its whole database holds up the looks at all others for so long, ...
+_LOCKED_AGAIN_SECONDS: Final = 0.05  # ... and for this while it goes on
 
 
 class Watcher:
@@ -70,6 +74,15 @@ class Watcher:
     def databases(self) -> int:
         """How many databases are watched."""
         return len(self._sight.watched)
+
+    @property
+    def unread(self) -> list[Unread]:
+        """Databases whose newest content was not read, with what is in the way."""
+        return self._sight.unread()
+
+    def trouble(self, path: str) -> str:
+        """Say what is in the way of reading a database; empty where nothing is."""
+        return next((one.why for one in self._sight.unread() if one.path == path), "")
 
     async def run(self) -> None:
         """Look again and again until cancelled."""
@@ -110,12 +123,14 @@ class Watcher:
         """
         async with self._turn:
             due = await asyncio.to_thread(self._sight.look, only) if noticed is None else noticed
+            if thorough:
+                self._sight.forget_pauses()
             scanned = (thorough or self._sight.scan_is_due) and await self._scan()
             if self._generation != self._outbox.read_again:
                 self._generation = self._outbox.read_again
                 scanned = True
                 self._sight.read_anew()
-            if scanned:
+            if scanned:  # what was due is due still; the scan may have found more
                 due = await asyncio.to_thread(self._sight.look, only)
             due = [one for one in due if one.path in self._sight.watched]  # a look in between may have seen it go
             if not due or not await self._has_room():
@@ -126,7 +141,7 @@ class Watcher:
         """Take one game that was passed by already into the outbox; say whether the database holds it, complete."""
         async with self._turn:
             watched = self._sight.watched.get(path)
-            for config in () if watched is None else watched.configs:
+            for config in watched.configs if watched is not None and watched.may_be_read else ():
                 result = await self._call({"path": path, "config": config, "ids": [game_id], "tell": True})
                 if result is not None and result["games"]:
                     return await self._keep([_packed(self._artifacts, path, config, result, None)])
@@ -136,6 +151,8 @@ class Watcher:
         """Say whether a database, as far as it holds a complete game of this id, holds the one of this identity."""
         async with self._turn:
             watched = self._sight.watched.get(path)
+            if watched is not None and not watched.may_be_read:
+                return False
             for config in () if watched is None else watched.configs:
                 result = await self._call({"path": path, "config": config, "ids": [game_id], "tell": True})
                 await asyncio.to_thread(self._clean)
@@ -155,7 +172,7 @@ class Watcher:
         started = clock.monotonic()
         before = await asyncio.to_thread(self._sight.begin_scan)
         try:
-            answer = await self._calls.call("scan", {})
+            answer = await self._calls.call("scan", {"busy_seconds": _LOCKED_AGAIN_SECONDS})
         except Refusal as refusal:
             answer = {"ok": False, "error": {"message": refusal.message}}
         self._sight.end_scan(started)
@@ -239,16 +256,21 @@ class Watcher:
 
     async def _call(self, arguments: dict[str, Any]) -> dict[str, Any] | None:
         watched = self._sight.watched[arguments["path"]]
+        busy_seconds = _LOCKED_AGAIN_SECONDS if watched.failures else _LOCK_SECONDS
         try:
-            answer = await self._calls.call("pack", arguments)
+            answer = await self._calls.call("pack", {**arguments, "busy_seconds": busy_seconds})
         except Refusal as refusal:
             answer = {"ok": False, "error": {"code": refusal.code, "message": refusal.message}}
         if answer["ok"]:
+            watched.trouble = ""
             result: dict[str, Any] = answer["result"]
             return result
         watched.failures += 1
-        pause = 0.0 if answer["error"]["code"] == "locked" else min(_LONGEST_PAUSE, self._seconds * 2**watched.failures)
-        watched.not_before = clock.monotonic() + pause
+        watched.trouble = answer["error"]["message"]
+        longest = _LONGEST_LOCK_PAUSE if answer["error"]["code"] == "locked" else _LONGEST_PAUSE
+        # At least until the next look: whoever asks for this database meanwhile must not hold up the others.
+        pause = min(longest, self._seconds * 2.0 ** min(watched.failures, _DOUBLINGS))
+        watched.not_before = clock.monotonic() + max(self._seconds, pause)
         if answer["error"]["code"] == "no_space":
             self._stopped(answer["error"]["message"])
         if watched.failures & (watched.failures - 1) == 0:  # 1, 2, 4, ...: told, and not every half second

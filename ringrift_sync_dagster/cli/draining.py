@@ -76,7 +76,9 @@ def _show_drained(node: str, answer: Answer) -> None:
     ids = found.get("ids")
     named = [str(one) for one in ids] if isinstance(ids, list) else []
     shown = ", ".join(named[:_IDS_SHOWN] + ["..."] * (len(named) > _IDS_SHOWN))
-    click.echo(clean(f"{node}: not saved: {found.get('games')} games ({_bytes(found)}): {shown}"))
+    waiting = f"{found.get('games')} games ({_bytes(found)}): {shown}" if found.get("games") else ""
+    unknown = "what lies in databases that were not read" if found.get("unread") else ""
+    click.echo(clean(f"{node}: not saved: {'; and '.join(part for part in (waiting, unknown) if part) or 'unknown'}"))
     for why in (found.get("unread"), found.get("error")):
         if why:
             click.echo(clean(f"{node}: {why}"), err=True)

@@ -11,6 +11,7 @@ from ringrift_sync_dagster.core.model import DataType
 from ringrift_sync_dagster.defs.batching import Context
 from ringrift_sync_dagster.errors import SyncError
 from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.state.node_reports import unread_for
 from ringrift_sync_dagster.state.risks import Risk, every
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.losses import Loss, known_losses
@@ -19,7 +20,9 @@ from ringrift_sync_dagster.sync.runtime import Runtime
 NAME: Final = "oldest_unsaved_game"
 MAX_AGE_SECONDS: Final = 300.0
 """``ephemeral_max_data_age`` where no settings are at hand."""
-_DESCRIPTION: Final = "No finished game has been on one node alone for longer than ephemeral_max_data_age (300 s)."
+_DESCRIPTION: Final = (
+    "No finished game has been on one node alone, or unread, for longer than ephemeral_max_data_age (300 s)."
+)
 _ROWS: Final = 200
 _IDS_SHOWN: Final = 50
 
@@ -44,9 +47,16 @@ def risk_evaluation(state: StateStore, now: float, max_age_seconds: float = MAX_
     if late:
         worst = max(late, key=lambda risk: risk.age(now) or 0.0)
         text = f"{len(late)} nodes, such as {worst.node}: {worst.games} games, the oldest for {worst.age(now):.0f} s"
+    gone = {risk.node for risk in risks if risk.lost_at is not None}
+    unread = {name: told for name, told in unread_for(state, max_age_seconds, now).items() if name not in gone}
+    if unread:
+        name, report = min(unread.items(), key=lambda one: one[1].unread_since or now)
+        words = f"{len(unread)} nodes have databases that they cannot read, such as {name}: {report.unread_why}"
+        text = f"{text}; {words}" if late else words
     return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey(DataType.GAMES.value), check_name=NAME, passed=not late,
-        metadata=risk_metadata(risks, now), severity=dg.AssetCheckSeverity.ERROR, description=text,
+        asset_key=dg.AssetKey(DataType.GAMES.value), check_name=NAME, passed=not (late or unread),
+        metadata={**risk_metadata(risks, now), "unread_databases": sum(told.unread for told in unread.values())},
+        severity=dg.AssetCheckSeverity.ERROR, description=text,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ _SIZE = _Argument((int,), required=True, least=0)
 _FILES = _Argument((list,), required=True)
 _STATES = _Argument((dict,), required=True)
 _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
-    "scan": {},
+    "scan": {"busy_seconds": _Argument((int, float), least=0)},
     "disk": {},
     "facts": {},
     "storage": {"mark": _Argument((str,)), "look": _Argument((list,)), "drop": _Argument((str,))},
@@ -44,6 +44,7 @@ _ARGUMENTS: Dict[str, Dict[str, _Argument]] = {
         "short_after_seconds": _Argument((int, float), least=0),
         "include": _Argument((list,)),
         "tell": _Argument((bool,)),
+        "busy_seconds": _Argument((int, float), least=0),
     },
     "rows": {
         "path": _PATH,

@@ -61,14 +61,14 @@ _SCANNERS: Dict[Tuple[str, ...], Scanner] = {}  # a scan after the first in a pr
 
 
 def _scan(context: Context, arguments: Arguments) -> Result:
-    from .scan import Scanner  # noqa: PLC0415 - as above
+    from . import scan  # noqa: PLC0415 - as above
 
-    checked("scan", arguments)
+    busy_seconds = checked("scan", arguments).get("busy_seconds", scan.BUSY_SECONDS)
     key = (*context.roots.paths, context.scratch)
     if key not in _SCANNERS:
         cache = os.path.join(context.scratch, "scan-cache.db")
-        _SCANNERS[key] = Scanner(context.roots, cache, context.scratch)
-    return {"entries": _SCANNERS[key].scan(context.now)}
+        _SCANNERS[key] = scan.Scanner(context.roots, cache, context.scratch)
+    return {"entries": _SCANNERS[key].scan(context.now, busy_seconds)}
 
 
 def _disk(context: Context, arguments: Arguments) -> Result:
@@ -102,16 +102,17 @@ def _manifest(context: Context, arguments: Arguments) -> Result:
 
 
 def _pack(context: Context, arguments: Arguments) -> Result:
-    from . import pack  # noqa: PLC0415 - as above
+    from . import pack, reader  # noqa: PLC0415 - as above
 
     given = checked("pack", arguments)
     path = given.pop("path")
     absolute = _games_database(context, path)
     given["cursor"] = pack.parse(given.get("cursor"))
+    busy_seconds = given.pop("busy_seconds", reader.BUSY_SECONDS)
     for name in ("ids", "include"):
         if name in given:
             given[name] = tuple(given[name])
-    return pack.make_pack(absolute, path, context.scratch, pack.Request(**given), context.now)
+    return pack.make_pack(absolute, path, context.scratch, pack.Request(**given), context.now, busy_seconds)
 
 
 def _list(context: Context, arguments: Arguments) -> Result:

@@ -19,6 +19,7 @@ from .cursor import WAITING_LIMIT, Cursor, Waiting, anchor_holds, parse, short_g
 from .digest import all_digests, digests
 from .errors import KitError
 from .packfile import file_sha256, seal, write_json
+from .reader import BUSY_SECONDS
 from .schema import INCLUDABLE, SCHEMA_VERSION, Table
 from .source import Row, Source, inode, needed_moves, open_games, printable
 
@@ -52,7 +53,9 @@ class Found(NamedTuple):
     warnings: Tuple[str, ...] = ()
 
 
-def make_pack(path: str, name: str, scratch: str, request: Request, now: float) -> Dict[str, Any]:
+def make_pack(
+    path: str, name: str, scratch: str, request: Request, now: float, busy_seconds: float = BUSY_SECONDS
+) -> Dict[str, Any]:
     """Pack games of the database ``path`` and return the description of the artifact (see ``ops`` for its keys).
 
     Args:
@@ -61,6 +64,7 @@ def make_pack(path: str, name: str, scratch: str, request: Request, now: float) 
         scratch: The kit's own folder; the artifact lies in ``artifacts/<sha256>`` there.
         request: What to pack.
         now: The node's wall clock, seconds; compared only with earlier values of itself.
+        busy_seconds: How long to wait for a writer that holds the whole database.
 
     """
     artifacts, temporary = folders(scratch)
@@ -74,7 +78,7 @@ def make_pack(path: str, name: str, scratch: str, request: Request, now: float) 
     os.close(handle)
     os.unlink(database)
     try:
-        result = _pack_into(database, path, name, scratch, request, now)
+        result = _pack_into(database, path, name, scratch, request, now, busy_seconds)
         if result["games"]:
             sealed = seal(database, artifacts)
             result.update(artifact=sealed.sha256, bytes=sealed.size_bytes, raw_bytes=sealed.raw_bytes)
@@ -90,11 +94,13 @@ def make_pack(path: str, name: str, scratch: str, request: Request, now: float) 
     return result
 
 
-def _pack_into(database: str, path: str, name: str, scratch: str, request: Request, now: float) -> Dict[str, Any]:
+def _pack_into(
+    database: str, path: str, name: str, scratch: str, request: Request, now: float, busy_seconds: float
+) -> Dict[str, Any]:
     """Fill the pack database and describe it; the artifact's keys are set by the caller."""
     token = gate.token_of_read(path, now)
     number = inode(path)
-    with open_games(path, scratch, database) as source:
+    with open_games(path, scratch, database, busy_seconds) as source:
         mode = "ids" if request.ids is not None else "incremental"
         if request.ids is not None:
             found = _pick(source, request)

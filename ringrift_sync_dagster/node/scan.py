@@ -10,7 +10,7 @@ import os
 import tempfile
 from operator import itemgetter
 from stat import S_ISREG
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from . import gate, reader
 from .counts import Contents, read_contents
@@ -21,7 +21,10 @@ from .walk import Found, Walker
 
 Entry = Dict[str, Any]
 
-BUSY_SECONDS = 1.0  # A scan does not wait long for one database: the next scan asks again.
+# A scan waits so long for the first database that is locked, less for others, and not at all for one that was locked
+# the last time: the next scan asks again, and whatever else there is must not wait for it.
+BUSY_SECONDS = 1.0
+_LESS_SECONDS = 0.1
 # Errors that are facts about the bytes of a file, and so hold until its token changes; all others are asked again.
 _LASTING = frozenset({"not_a_database", "corrupt", "no_games_table"})
 _NO_CONTENTS = Contents({}, 0, 0, None, None)
@@ -44,12 +47,15 @@ class Scanner:
         self._cache = ScanCache(cache_path)
         self._scratch = scratch or (os.path.dirname(cache_path) if cache_path else tempfile.gettempdir())
         self._files: Dict[str, Tuple[os.stat_result, Entry]] = {}
+        self._locked: Set[str] = set()
+        self._patience = BUSY_SECONDS
 
-    def scan(self, now: float) -> List[Entry]:
+    def scan(self, now: float, busy_seconds: float = BUSY_SECONDS) -> List[Entry]:
         """Give all entries in the order of their paths.
 
         Args:
             now: This node's wall clock, seconds since 1970.
+            busy_seconds: How long to wait for the first database that is locked.
 
         Returns:
             Dicts that JSON can carry, with the keys ``path``, ``data_type``, ``kind``, ``config``, ``collectable``,
@@ -64,6 +70,7 @@ class Scanner:
         files: Dict[str, Tuple[os.stat_result, Entry]] = {}
         seen: Dict[str, Seen] = {}
         entries: List[Entry] = []
+        self._patience = busy_seconds
         for found in self._walker.walk():
             known = self._files.get(found.path)
             if known is not None and found.stat is not None and _same(known[0], found.stat):
@@ -102,10 +109,15 @@ class Scanner:
         """Open the database and count; whatever goes wrong becomes the entry's error."""
         if found.stat is not None and S_ISREG(found.stat.st_mode) and found.stat.st_size == 0:
             return _refused("no_games_table", "the file is empty: no game was written yet")
+        busy_seconds = 0.0 if found.path in self._locked else self._patience
+        self._locked.discard(found.path)
         try:
-            with reader.open_source(found.absolute, self._scratch, BUSY_SECONDS) as conn:
+            with reader.open_source(found.absolute, self._scratch, busy_seconds) as conn:
                 return {**_facts(read_contents(conn)), "error": None}
         except KitError as error:
+            if error.code == "locked":
+                self._locked.add(found.path)
+                self._patience = min(self._patience, _LESS_SECONDS)
             return _refused(error.code, error.message)
 
 

@@ -179,19 +179,22 @@ def printable(ids: Sequence[str]) -> Tuple[List[str], int]:
 
 
 @contextlib.contextmanager
-def open_games(path: str, scratch: str, into: str = ":memory:") -> Iterator[Source]:
+def open_games(
+    path: str, scratch: str, into: str = ":memory:", busy_seconds: float = reader.BUSY_SECONDS
+) -> Iterator[Source]:
     """Attach the games database ``path`` to a new pack-shaped database ``into`` and hold one read transaction on it.
 
     Args:
         path: The database; it is never written, checkpointed or migrated.
         scratch: Folder for a recovered copy, when a dead writer left a hot journal.
         into: File to make, or ``:memory:``.
+        busy_seconds: How long to wait for a writer that holds the whole database.
 
     Raises:
         KitError: ``no_games_table``, ``locked``, ``corrupt`` and the other codes of ``reader``.
 
     """
-    with reader.resolve_source(path, scratch) as readable, contextlib.closing(
+    with reader.resolve_source(path, scratch, busy_seconds) as readable, contextlib.closing(
         sqlite3.connect(
             "file:" + reader.uri_path(into) if into != ":memory:" else "file::memory:", uri=True, isolation_level=None
         )
@@ -202,7 +205,7 @@ def open_games(path: str, scratch: str, into: str = ":memory:") -> Iterator[Sour
             "synchronous=OFF",
             "temp_store=MEMORY",
             "trusted_schema=OFF",
-            "busy_timeout=5000",
+            f"busy_timeout={round(1000 * busy_seconds)}",
         ):
             conn.execute(f"PRAGMA {pragma}")
         for statement in pack_ddl():

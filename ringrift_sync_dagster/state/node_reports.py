@@ -15,13 +15,14 @@ from uuid import uuid4
 
 from ringrift_sync_dagster.core.events import DataEventType
 from ringrift_sync_dagster.state import events, risks
-from ringrift_sync_dagster.state.nodes import NodeRow, node_row, put_fact
+from ringrift_sync_dagster.state.nodes import NodeRow, node_row, node_rows, put_fact
 from ringrift_sync_dagster.state.store import StateStore
 
 TELL_AGAIN_SECONDS: Final = 300.0
 _REPORT: Final = "agent_report"
 _WISH: Final = "drain_wish"
 _NAME_CHARS: Final = 100
+_SAME_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ class NodeReport:
             where none has.
         told_at: When ``stopped_by`` was told as an event last.
         outbox: Name of its outbox; a node with another one than before has lost what it had.
+        unread: How many databases hold what it could not read: games that may be at risk, and that nobody can count.
+        unread_why: Which, and what is in the way.
+        unread_since: Since when the oldest of them waits, in seconds since 1970 by our clock; None where there is none,
+            or where nobody can read it until a person does something.
 
     """
 
@@ -43,6 +48,9 @@ class NodeReport:
     drain: Mapping[str, Any] = field(default_factory=dict)
     told_at: float = 0.0
     outbox: str = ""
+    unread: int = 0
+    unread_why: str = ""
+    unread_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,8 @@ def take_report(store: StateStore, node: str, report: NodeReport, now: float, **
     """
     row = node_row(store, node)
     known, wish = (NodeReport(), None) if row is None else (report_in(row), wish_in(row))
+    if _is_same_moment(known.unread_since, report.unread_since):
+        report = replace(report, unread_since=known.unread_since)  # no row is written because a heartbeat took its time
     if replace(known, told_at=0.0) == replace(report, told_at=0.0):
         return wish
     if known.outbox and report.outbox and known.outbox != report.outbox:
@@ -94,6 +104,10 @@ def take_report(store: StateStore, node: str, report: NodeReport, now: float, **
             told = {"node": node, "path": "outbox", "details": {"reason": report.stopped_by, **waits}}
             events.publish(connection, DataEventType.DISK_SPACE_LOW, told)
     return wish
+
+
+def _is_same_moment(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and abs(one - other) < _SAME_SECONDS
 
 
 def _set_apart(store: StateStore, node: str, before: str) -> None:
@@ -114,12 +128,28 @@ def report_in(row: NodeRow) -> NodeReport:
     return NodeReport() if found is None else NodeReport(**found)
 
 
+def unread_for(store: StateStore, seconds: float, now: float) -> dict[str, NodeReport]:
+    """Give what the agents said, by node, that have been unable to read a database for longer than ``seconds``.
+
+    Raises:
+        StateError: The database cannot be read.
+
+    """
+    reports = {row.name: report_in(row) for row in node_rows(store)}
+    return {
+        name: report
+        for name, report in reports.items()
+        if report.unread and report.unread_since is not None and now - report.unread_since > seconds
+    }
+
+
 def trouble_in(row: NodeRow) -> str:
     """Say what is in the way of a node's agent, by its own word and our wish; empty where nothing is."""
     report = report_in(row)
     stopped = f"new games stay in their databases: {report.stopped_by}" if report.stopped_by else ""
+    unread = f"{report.unread} databases cannot be read: {report.unread_why}" if report.unread else ""
     drained = "drained" if report.draining else "" if wish_in(row) is None else "to be drained"
-    return "; ".join(part for part in (stopped, drained and f"{drained}: takes no bulk until --resume") if part)
+    return "; ".join(part for part in (stopped, unread, drained and f"{drained}: takes no bulk until --resume") if part)
 
 
 def wish_in(row: NodeRow) -> DrainWish | None:

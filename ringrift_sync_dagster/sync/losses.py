@@ -17,6 +17,7 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.inventory import Inventory
 from ringrift_sync_dagster.state.event_fields import MAX_NAMES
 from ringrift_sync_dagster.state.events import publish
+from ringrift_sync_dagster.state.node_reports import unread_for
 from ringrift_sync_dagster.state.nodes import DOWN, node_rows
 from ringrift_sync_dagster.state.risks import PREDECESSOR, Risk, every, give_up, risk_of
 from ringrift_sync_dagster.state.store import StateStore
@@ -111,12 +112,16 @@ def lost_ids(layout: Layout, risk: Risk) -> tuple[str, ...]:
 
 
 def too_old(runtime: Runtime, now: float, most_seconds: float) -> list[Orphans]:
-    """Give the nodes whose own word says that a game of theirs has been on them alone for too long."""
-    return [
-        Orphans(risk.node, (Behind(risk.node, "", "", "heartbeat", risk.games, risk.bytes),), age)
-        for risk in every(runtime.state)
-        if risk.lost_at is None and (age := risk.age(now) or 0.0) > most_seconds and _is_collected(runtime, risk.node)
-    ]
+    """Give the nodes by whose own word a game has been on them alone for too long, or a database unread for so long."""
+    alive = [risk for risk in every(runtime.state) if risk.lost_at is None and _is_collected(runtime, risk.node)]
+    unread = unread_for(runtime.state, most_seconds, now)
+    found = list[Orphans]()
+    for risk in alive:
+        since = unread[risk.node].unread_since if risk.node in unread else None
+        age = max(risk.age(now) or 0.0, 0.0 if since is None else now - since)
+        if age > most_seconds:
+            found.append(Orphans(risk.node, (Behind(risk.node, "", "", "heartbeat", risk.games, risk.bytes),), age))
+    return found
 
 
 def speaking(state: StateStore) -> set[str]:

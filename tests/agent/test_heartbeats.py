@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import Any
 import pytest
 import requests
 
+from ringrift_sync_dagster.agent.limits import Limits
+from ringrift_sync_dagster.agent.outbox import Outbox, Packed
+from ringrift_sync_dagster.agent.reporting import risk
 from ringrift_sync_dagster.settings.identity import CoordinatorKey, issue_token
 from ringrift_sync_dagster.state.measures import record_round_trips
-from ringrift_sync_dagster.state.node_reports import trouble_in
+from ringrift_sync_dagster.state.node_reports import report_in, trouble_in
 from ringrift_sync_dagster.state.nodes import node_row, seen
 from ringrift_sync_dagster.state.receipts import Receipt, add_receipt
 from ringrift_sync_dagster.state.risks import every, risk_of
@@ -185,3 +190,37 @@ def test_a_node_that_comes_back_without_its_outbox_does_not_hide_what_went_with_
     kept = risk_of(state, apart)
     assert kept is not None
     assert kept.ids == ["a", "b", "c"]
+
+
+def test_what_a_node_cannot_read_is_known_with_its_age(hub: AgentProcess, state: StateStore) -> None:
+    unread = {"databases": 2, "oldest_age_seconds": 41.0, "why": "data/games/a.db: database is locked"}
+    assert beat(hub, "vast-1", unread=unread).status_code == 200
+    row = node_row(state, "vast-1")
+    assert row is not None
+    assert trouble_in(row) == "2 databases cannot be read: data/games/a.db: database is locked"
+    since = report_in(row).unread_since
+    assert since is not None
+    assert abs(time.time() - 41 - since) < 10
+
+    assert beat(hub, "vast-1", unread={**unread, "oldest_age_seconds": 42.5}).status_code == 200
+    row = node_row(state, "vast-1")
+    assert row is not None
+    assert report_in(row).unread_since == since, "a beat that took its time is no news"
+    assert beat(hub, "vast-1", unread=None).status_code == 200
+    row = node_row(state, "vast-1")
+    assert row is not None
+    assert trouble_in(row) == ""
+
+
+def test_a_report_has_room_for_ids_of_any_letters(tmp_path: Path) -> None:
+    with contextlib.closing(Outbox(tmp_path, "hub-1", 10**9)) as outbox:
+        games = tuple((f"{number:05d}" + "\U0001f3b2" * 150, "0" * 64) for number in range(10_000))
+        pack = tmp_path / "pack"
+        pack.write_bytes(b"x")
+        outbox.keep([Packed("a.db", "hex8_2p", "0" * 64, 1, pack, games, None)], 1.0)
+
+        told = risk(outbox, 2.0)
+
+    assert told["games"] == 10_000
+    assert 500 < len(told["ids"]) < 10_000
+    assert len(json.dumps(told)) < Limits().json_bytes / 2

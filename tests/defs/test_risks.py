@@ -12,6 +12,7 @@ from ringrift_sync_dagster.defs.ephemeral import LookConfig, ephemeral_sync
 from ringrift_sync_dagster.defs.orphans import orphan_games_sensor
 from ringrift_sync_dagster.demo.cluster import EmbeddedCluster
 from ringrift_sync_dagster.settings import clock
+from ringrift_sync_dagster.state.node_reports import NodeReport, take_report
 from ringrift_sync_dagster.state.risks import Risk, put
 from ringrift_sync_dagster.state.store import StateStore
 
@@ -61,6 +62,36 @@ def test_the_check_fails_when_a_game_is_on_one_node_alone_for_too_long(state: St
     assert failed.metadata["games_at_risk"].value == 2
     say(state, 0, 0.0)
     assert verdict(state, 300.0).passed
+
+
+def say_unread(state: StateStore, age: float | None) -> None:
+    say(state, 0, 0.0)
+    since = None if age is None else clock.wall() - age
+    report = NodeReport(unread=2, unread_why="data/games/a.db: database is locked", unread_since=since)
+    take_report(state, "vast-1", report, clock.wall())
+
+
+def test_the_check_fails_when_a_database_was_not_read_for_too_long(state: StateStore) -> None:
+    say_unread(state, 299.0)
+    assert verdict(state, 300.0).passed
+    say_unread(state, 400.0)
+    failed = verdict(state, 300.0)
+    assert not failed.passed
+    assert "vast-1: data/games/a.db: database is locked" in str(failed.description)
+    assert failed.metadata["unread_databases"].value == 2
+    say_unread(state, None)  # a damaged file stays damaged: told, and no rescue could bring anything
+    assert verdict(state, 300.0).passed
+
+
+@pytest.mark.usefixtures("hosts")
+def test_the_sensor_asks_for_a_rescue_of_what_a_node_cannot_read(
+    instance: dg.DagsterInstance, state: StateStore
+) -> None:
+    say_unread(state, 299.0)
+    assert not tick(instance).run_requests
+    say_unread(state, 400.0)
+    (request,) = tick(instance).run_requests or ()
+    assert request.tags["ringrift/node"] == "vast-1"
 
 
 @pytest.mark.usefixtures("hosts")

@@ -204,6 +204,11 @@ def _agents(found: Findings, state: StateStore) -> None:
         if report.stopped_by:
             words = f"{row.name}: new games stay in their databases: {report.stopped_by}"
             found.warning("outbox", words, f"free room on the disk of {row.name}, or find out why nothing leaves it")
+        if report.unread:
+            words = f"{row.name}: {report.unread} databases hold what cannot be read: {report.unread_why}"
+            found.warning(
+                "unread", words, f"on {row.name}: end what holds the database, or see what is wrong with the file"
+            )
         if report.draining or wish_in(row) is not None:
             words = f"{row.name}: it is drained, and takes nothing from others"
             found.warning("drain", words, f"ringrift-sync drain {row.name} --resume")
