@@ -102,7 +102,7 @@ class LedgerCluster(EmbeddedCluster):
         for relay in self.relays.values():
             self._relays.enter_context(relay)
         if self.has_disks:
-            for node in (OWNER, *self.slots.values()):
+            for node in (OWNER, *PEERS, *self.slots.values()):
                 self._mount(node)
         super().start()
         for node in self.slots.values():

@@ -10,7 +10,7 @@ from ringrift_sync_dagster.demo.cluster import agent_name
 from ringrift_sync_dagster.demo.dev import DAGSTER, dagster
 from ringrift_sync_dagster.settings import clock
 from tests.ledger.cluster import OWNER, PEERS, TURNCOAT, LedgerCluster
-from tests.ledger.schedule import COORDINATOR, Fault, Kind
+from tests.ledger.schedule import COORDINATOR, OF_DISKS, Fault, Kind
 from tests.living import kill_with_children, slowness
 
 _LONGEST_GAP = 0.5
@@ -110,7 +110,7 @@ class Breaker:
         elif kind in (Kind.CUT_FROM_COORDINATOR, Kind.CUT_FROM_ALL):
             for name in self._receivers(kind):
                 cluster.relays[name].cut(victim)
-        elif kind in (Kind.FILL_NODE, Kind.FILL_COORDINATOR):
+        elif kind in OF_DISKS:
             cluster.fill(victim)
             self._full.add(victim)
         else:
@@ -162,6 +162,12 @@ class Breaker:
         for node in (OWNER, TURNCOAT, *PEERS, *self._cluster.slots.values()):
             gone = node in self._cluster.lost or self._down.get(node) == "killed"
             running = self._cluster.processes.is_running(agent_name(node))
+            if not (gone or running) and node in self._full:
+                # The first start of an agent needs room; a supervisor starts it again until there is some.
+                self._cluster.launch(node)
+                self._starting.add(node)
+                self._note(node, f"{node} could not start on a full disk, and is started again")
+                continue
             assert gone or running, f"the agent of {node} ended:\n{self._cluster.processes.tail(agent_name(node), 40)}"
         for node in self._cluster.slots.values():
             if node not in self._cluster.lost:

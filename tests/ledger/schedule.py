@@ -34,12 +34,13 @@ class Kind(StrEnum):
     CUT_FROM_COORDINATOR = "a node cut off from the coordinator"
     CUT_FROM_ALL = "a node cut off from everybody who stays"
     FILL_NODE = "a full disk on a node"
+    FILL_PEER = "a full disk on a peer"
     FILL_COORDINATOR = "a full disk on the coordinator"
     LOSE_NODE = "a node lost with its directory"
 
 
 OF_DAGSTER: Final = frozenset({Kind.KILL_DAGSTER, Kind.STOP_DAGSTER})
-OF_DISKS: Final = frozenset({Kind.FILL_NODE, Kind.FILL_COORDINATOR})
+OF_DISKS: Final = frozenset({Kind.FILL_NODE, Kind.FILL_PEER, Kind.FILL_COORDINATOR})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ _MANNERS: Final = {
     Kind.CUT_FROM_COORDINATOR: _Manner("spot", "network", 5, 40),
     Kind.CUT_FROM_ALL: _Manner("spot", "network", 5, 40),
     Kind.FILL_NODE: _Manner("spot", "disk", 5, 30),
+    Kind.FILL_PEER: _Manner("peer", "disk", 5, 30),
     Kind.FILL_COORDINATOR: _Manner(COORDINATOR, "disk", 5, 20),
     Kind.LOSE_NODE: _Manner("spot", "process", 5, 20),
 }
