@@ -49,7 +49,7 @@ class TrustedNetworks:
             return self.holds(host)
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        except OSError:
+        except (OSError, UnicodeError):  # no name at all, such as one with a label of 64 letters
             return False
         return bool(found) and all(self.holds(str(entry[4][0])) for entry in found)
 
