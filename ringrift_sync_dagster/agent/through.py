@@ -283,7 +283,7 @@ class Through:
             return "" if current else self._watcher.is_stopped_by or unknown
         if not state:
             stopped = self._watcher.is_stopped_by or self._watcher.trouble(path) or (_LOOKS if self._under_way else "")
-            return stopped or "the database does not hold this game finished and with all its moves yet"
+            return stopped or "the database does not hold this game finished and with all its moves (5 at least) yet"
         trouble = await asyncio.to_thread(self._outbox.trouble, path, game_id) or self._pusher.last_error
         return f"it waits in the outbox: {trouble or 'it was not acknowledged in time'}"
 
