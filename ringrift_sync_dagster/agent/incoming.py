@@ -17,6 +17,7 @@ from typing import Final
 
 from ringrift_sync_dagster.core.model import SHA256, checked_node_name
 from ringrift_sync_dagster.errors import LocalDiskError
+from ringrift_sync_dagster.node.faults import reached
 from ringrift_sync_dagster.storage.files import WRITE_BYTES, confined, disk_errors, install, make_dirs, sha256_file
 
 _PART_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -155,7 +156,14 @@ class Part:
                 view = view[written:]
 
     def is_artifact(self) -> bool:
-        """Say whether the whole file has the SHA-256 that names it."""
+        """Say whether the whole file has the SHA-256 that names it.
+
+        Raises:
+            LocalDiskError: It cannot be read back.
+
+        """
+        with disk_errors(self._place.part, "verify"):
+            reached("incoming.verify")
         digest = sha256_file(self._place.part) if self._digest is None else self._digest.hexdigest()
         return digest == self._place.final.name
 

@@ -21,6 +21,7 @@ from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state.measures import Measures, all_measures
 from ringrift_sync_dagster.state.nodes import UP, node_rows
 from ringrift_sync_dagster.state.store import StateStore
+from ringrift_sync_dagster.transports.networks import as_called_by_others
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ class Peers:
         self._persistent = frozenset(node.name for node in nodes if not node.is_ephemeral)
         up = self._up()
         measured = all_measures(self._state)
-        able = [node for node in nodes if node.name in up and _may_keep(node, measured.get(node.name))]
+        called = [as_called_by_others(node, nodes) for node in nodes]
+        able = [node for node in called if node.name in up and _may_keep(node, measured.get(node.name))]
         ranked = sorted(able, key=lambda node: (-_score(node, measured.get(node.name)), node.name))
         self._found = tuple(_peer(node) for node in ranked)
 

@@ -32,6 +32,7 @@ UNKNOWN_SECONDS: Final = 30.0
 """What a notice without a time that can be read leaves: the shortest one that providers give."""
 LONGEST_SECONDS: Final = 600.0
 _LEAST_SECONDS: Final = 1.0
+_DENIALS: Final = 3  # so often in a row there is none any more, before a notice counts as taken back
 _ASK_SECONDS: Final = 2.0
 _MOST_BYTES: Final = 64 * 1024
 _TOKEN_SECONDS: Final = 21_600
@@ -83,15 +84,20 @@ class Preemption:
     Args:
         url: Where to ask.
         leave: Called with each new notice; nothing is asked before it returns.
+        stay: Called when the provider has taken its notice back.
         poll_seconds: Time between two questions.
 
     """
 
     def __init__(
-        self, url: str, leave: Callable[[Notice], Awaitable[object]], poll_seconds: float = POLL_SECONDS
+        self,
+        url: str,
+        leave: Callable[[Notice], Awaitable[object]],
+        stay: Callable[[], object],
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        self._url, self._leave, self._seconds = url, leave, poll_seconds
-        self._token, self._failures = "", 0
+        self._url, self._leave, self._stay, self._seconds = url, leave, stay, poll_seconds
+        self._token, self._failures, self._denials = "", 0, 0
         self._known: Notice | None = None
 
     async def run(self) -> None:
@@ -105,9 +111,14 @@ class Preemption:
                 try:
                     notice = await self._ask(session)
                     self._failures = 0
+                    self._denials = 0 if notice is not None or self._known is None else self._denials + 1
                 except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-                    notice = None
+                    notice, self._denials = None, 0
                     self._failed(error)
+                if self._denials == _DENIALS:
+                    self._known, self._denials = None, 0
+                    log.warning("the notice was taken back: this machine stays")
+                    self._stay()
                 if notice is not None and notice != self._known:
                     self._known = notice
                     log.warning("this machine is taken back action=%s at=%s", notice.action, notice.at)

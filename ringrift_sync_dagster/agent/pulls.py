@@ -32,6 +32,7 @@ from ringrift_sync_dagster.agent.uploads import Uploads
 from ringrift_sync_dagster.core.model import SHA256, Artifact, checked_node_name, is_node_name
 from ringrift_sync_dagster.errors import AuthenticationError, LocalDiskError, NextStep, TransferError, UnreachableError
 from ringrift_sync_dagster.settings.clock import Deadline
+from ringrift_sync_dagster.settings.hosts_schema import is_address
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.storage.files import make_dirs
 from ringrift_sync_dagster.transports.networks import TrustedNetworks
@@ -216,6 +217,8 @@ def source_node(told: Mapping[str, Any]) -> Node:
         raise ValueError("a source needs the name of its node")
     if parts.scheme not in ("http", "https") or not parts.hostname or not parts.port:
         raise ValueError("the url of a source is http(s)://address:port of an agent")
+    if not is_address(parts.hostname):
+        raise ValueError("the url of a source names an IP address or a host")
     if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError("the url of a source holds nothing but scheme, address and port")
     if (parts.scheme == "https") != bool(fingerprint) or (fingerprint and not _FINGERPRINT.fullmatch(fingerprint)):

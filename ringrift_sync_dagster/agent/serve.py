@@ -36,11 +36,12 @@ from ringrift_sync_dagster.agent.listener import LimitedServer
 from ringrift_sync_dagster.agent.manifest import Manifest
 from ringrift_sync_dagster.agent.merging import Merger
 from ringrift_sync_dagster.agent.metrics import Metrics
+from ringrift_sync_dagster.agent.own_address import OwnAddress
 from ringrift_sync_dagster.agent.pulls import Pulls
 from ringrift_sync_dagster.agent.receipts import ReceiptBook
 from ringrift_sync_dagster.agent.through import Through
 from ringrift_sync_dagster.agent.through_config import WriteThrough
-from ringrift_sync_dagster.agent.tls import check_listen, plain_only_from, server_context
+from ringrift_sync_dagster.agent.tls import check_listen, fingerprint_of, plain_only_from, server_context
 from ringrift_sync_dagster.agent.uploads import Uploads
 from ringrift_sync_dagster.agent.watchdog import watching
 from ringrift_sync_dagster.agent.ways import Ways
@@ -220,6 +221,10 @@ async def running(config: AgentConfig) -> AsyncIterator[str]:
         await runner.setup()
         server = LimitedServer(runner, parts.metrics, config.limits.connections)
         sock = await server.listen(config.host, config.port, context)
+        pin = "" if config.tls is None else fingerprint_of(config.tls[0])
+        token_file = None if config.write_through is None else config.write_through.token_file
+        own = OwnAddress.of(config.node_id, sock, pin, token_file)
+        await asyncio.to_thread(own.write, config.scratch_dir)
         for worker in (parts.merger, parts.forwarder):
             if worker is not None:
                 worker.start()

@@ -138,13 +138,13 @@ class Sight:
         """Databases that no read could give, such as a link out of the roots, with what is wrong with them."""
 
     def name_of(self, path: str) -> str:
-        """Give the name of a watched database by a path of this machine, or by its name; empty for any other."""
-        if path in self.watched:
+        """Give the name of a watched database by any path of this machine, or by its name; empty for any other."""
+        watched = self.watched
+        if path in watched:
             return path
-        with contextlib.suppress(KitError):
-            name = self._roots.relative(path)
-            return name if name in self.watched else ""
-        return ""
+        real = self._roots.real(path)
+        found = [name for name, one in watched.items() if real in {one.absolute, os.path.realpath(one.absolute)}]
+        return next(iter(found), "")
 
     def look(self, only: str = "") -> list[Due]:
         """Look at directories and databases, and give the databases to read.

@@ -32,6 +32,7 @@ from ringrift_sync_dagster.agent.reporting import DrainOrder, Reports, risk
 from ringrift_sync_dagster.agent.through_config import WriteThrough
 from ringrift_sync_dagster.agent.watching import Watcher
 from ringrift_sync_dagster.agent.ways import Ways
+from ringrift_sync_dagster.node.roots import is_text
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.settings.identity import Scope
@@ -87,6 +88,7 @@ class Through:
         self._node_id, self._told, self._ways, self._limits = node_id, told, ways, limits
         self._metrics, self._is_ephemeral, self._said_offline = metrics, is_ephemeral, False
         self._order: DrainOrder | None = None
+        self._is_for_notice = False  # nobody but the provider wanted the drain
         self._ended: dict[str, Any] = {}  # how the drain ended that the coordinator wanted last
         own = make_dirs(scratch / "through")
         self._outbox = Outbox(scratch, told.coordinator.name, told.max_bytes, told.min_durable_copies)
@@ -106,7 +108,7 @@ class Through:
         """Begin to watch, push and report, and to ask for the provider's notice where somebody named its address."""
         work = [self._watcher.run(), self._pusher.run(), self._heart.run()]
         if self._told.preemption_url:
-            work.append(Preemption(self._told.preemption_url, self._taken_back).run())
+            work.append(Preemption(self._told.preemption_url, self._taken_back, self._stays).run())
         self._tasks = [asyncio.create_task(one) for one in work]
 
     async def close(self) -> None:
@@ -180,6 +182,7 @@ class Through:
     def resume(self) -> bool:
         """Take bulk of others again; say whether it was refused. Idempotent."""
         was, self.is_draining = self.is_draining, False
+        self._said_offline = self._is_for_notice = False  # the next end is told again
         if was:
             log.info("takes bulk of others again")
             self._heart.hurry()
@@ -211,6 +214,8 @@ class Through:
         game_id, path, seconds = body.get("game_id"), body.get("db_path"), body.get("timeout", 60.0)
         if not (isinstance(game_id, str) and game_id and isinstance(path, str) and path):
             raise _bad_request("game_id and db_path must be text")
+        if "\0" in path or not (is_text(path) and is_text(game_id)):
+            raise _bad_request("game_id and db_path must be valid Unicode, and db_path holds no NUL")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
             raise _bad_request(f"timeout must be a number of seconds from 0 to {MOST_SECONDS:.0f}")
         deadline, looks = Deadline.after(float(seconds)), Deadline.after(max(_LEAST_LOOK_SECONDS, float(seconds)))
@@ -233,6 +238,7 @@ class Through:
         seconds = body.get("seconds", self._told.drain_seconds)
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
             raise _bad_request(f"seconds must be a number from 0 to {MOST_SECONDS:.0f}")
+        self._is_for_notice = False
         return json_answer(await self.drain(float(seconds)))
 
     @web.middleware
@@ -277,7 +283,7 @@ class Through:
             return "" if current else self._watcher.is_stopped_by or unknown
         if not state:
             stopped = self._watcher.is_stopped_by or self._watcher.trouble(path) or (_LOOKS if self._under_way else "")
-            return stopped or "the database does not hold this game finished and with all its moves yet"
+            return stopped or "the database does not hold this game finished and with all its moves (5 at least) yet"
         trouble = await asyncio.to_thread(self._outbox.trouble, path, game_id) or self._pusher.last_error
         return f"it waits in the outbox: {trouble or 'it was not acknowledged in time'}"
 
@@ -323,6 +329,7 @@ class Through:
                 self.resume()
         elif before is None or order.id != before.id:
             log.info("the coordinator wants this node emptied")
+            self._is_for_notice = False
             self._tasks = [task for task in self._tasks if not task.done()]
             self._tasks.append(asyncio.create_task(self._drain_as_ordered(order)))
 
@@ -336,7 +343,14 @@ class Through:
     async def _taken_back(self, notice: Notice) -> None:
         """Drain in the time that the provider's notice leaves."""
         going = {"cause": "the provider's notice", "action": notice.action, "at": notice.at}
+        self._is_for_notice = self._is_for_notice or not self.is_draining
         await self.drain(notice.seconds(clock.wall()), going)
+
+    def _stays(self) -> None:
+        """Take bulk again where nobody but the provider wanted the drain; the next end is told again in any case."""
+        self._said_offline = False
+        if self._is_for_notice:
+            self.resume()
 
     async def _say_offline(self, going: Mapping[str, Any], deadline: Deadline) -> None:
         pending = (await asyncio.to_thread(self._outbox.totals)).games

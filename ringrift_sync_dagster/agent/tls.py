@@ -12,6 +12,8 @@ from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from ringrift_sync_dagster.agent.answers import Refusal
 from ringrift_sync_dagster.errors import ConfigError, Problem
@@ -33,6 +35,20 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
         message = f"cannot be used with {key.name} as a TLS certificate: {error.strerror or error}"
         raise _problem(str(certificate), "", message) from error
     return context
+
+
+def fingerprint_of(certificate: Path) -> str:
+    """Give the SHA-256 of a certificate, by which others pin it.
+
+    Raises:
+        ConfigError: The file cannot be read.
+
+    """
+    try:
+        first = x509.load_pem_x509_certificate(certificate.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _problem(str(certificate), "", f"cannot be used as a TLS certificate: {error}") from error
+    return first.fingerprint(hashes.SHA256()).hex()
 
 
 def check_listen(host: str, trusted: TrustedNetworks, *, has_key: bool, has_tls: bool) -> None:

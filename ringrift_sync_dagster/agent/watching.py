@@ -162,9 +162,9 @@ class Watcher:
 
     async def name_of(self, path: str) -> str:
         """Give the name of a watched database by a path of this machine, or by its name; empty for any other."""
-        if not (name := self._sight.name_of(path)):
+        if not (name := await asyncio.to_thread(self._sight.name_of, path)):
             await self.look(thorough=True)
-            name = self._sight.name_of(path)
+            name = await asyncio.to_thread(self._sight.name_of, path)
         return name
 
     async def _scan(self) -> bool:

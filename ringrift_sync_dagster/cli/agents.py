@@ -145,9 +145,10 @@ def _write_through(
 ) -> WriteThrough | None:
     """Say where write-through goes, or None where it is off; the inventory decides unless somebody asked for it."""
     from ringrift_sync_dagster.agent.through_config import WriteThrough
+    from ringrift_sync_dagster.transports.networks import as_called_by_others
 
     node = inventory.nodes.get(name) if inventory is not None else None
-    owner = inventory.coordinator if inventory is not None else None
+    owner = _owner(inventory)
     if not (asked if asked is not None else node is not None and node.is_ephemeral):
         return None
     if inventory is None or owner is None or owner.name == name or not owner.own_addresses:
@@ -162,7 +163,8 @@ def _write_through(
             raise click.UsageError(why)
         log.warning("write-through is off node=%s cause=%s", name, why)
         return None
-    stay = [one for one in inventory.active_nodes() if not one.is_ephemeral and not one.nat_blocked]
+    called = [as_called_by_others(one, inventory.nodes.values()) for one in inventory.active_nodes()]
+    stay = [one for one in called if not (one.is_ephemeral or one.nat_blocked or one.is_coordinator)]
     peers = tuple(one for one in stay if one.own_addresses and one.name not in {name, owner.name})
     return WriteThrough(owner, token_file, peers)
 
@@ -213,10 +215,19 @@ def _forward(settings: Settings, inventory: Inventory | None, node: Node | None)
     """A node that stays brings packs of others to the coordinator, once it has a token."""
     from ringrift_sync_dagster.agent.forwarding import Forward
 
-    owner = None if inventory is None else inventory.coordinator
+    owner = _owner(inventory)
     if owner is None or node is None or node.is_coordinator or node.is_ephemeral or not owner.own_addresses:
         return None
     return Forward(owner, settings.token_file) if settings.token_file.is_file() else None
+
+
+def _owner(inventory: Inventory | None) -> Node | None:
+    """Give the coordinator as other nodes call it."""
+    from ringrift_sync_dagster.transports.networks import as_called_by_others
+
+    if inventory is None or inventory.coordinator is None:
+        return None
+    return as_called_by_others(inventory.coordinator, inventory.nodes.values())
 
 
 def _roots(settings: Settings, node: Node | None) -> list[Path]:

@@ -1,6 +1,6 @@
 """What one materialization says: the numbers of its changes, under names that Dagster plots over time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
@@ -9,18 +9,31 @@ from ringrift_sync_dagster.defs.partitions import partition_key, partition_tags
 from ringrift_sync_dagster.state.changes import Change, PendingGroup
 
 
-def changed_event(group: PendingGroup) -> dg.AssetMaterialization:
-    """Give the event of one changed partition: sums over its changes, and the latest count of the canonical store."""
-    return _event(DataType(group.data_type), Partition(group.config, group.node), _changed_metadata(group.changes))
+def changed_event(group: PendingGroup, risk: Mapping[str, dg.MetadataValue] | None = None) -> dg.AssetMaterialization:
+    """Give the event of one changed partition: sums over its changes, and the latest count of the canonical store.
+
+    Args:
+        group: The changes.
+        risk: What is at risk on the node of the partition; only games tell it.
+
+    """
+    metadata = _changed_metadata(group.changes)
+    if group.data_type == DataType.GAMES.value:
+        metadata |= risk or {}
+    return _event(DataType(group.data_type), Partition(group.config, group.node), metadata)
 
 
 def answer_event(
-    data_type: DataType, partition: Partition, outcome: str, canonical_games: int | None
+    data_type: DataType,
+    partition: Partition,
+    outcome: str,
+    canonical_games: int | None,
+    risk: Mapping[str, dg.MetadataValue] | None = None,
 ) -> dg.AssetMaterialization:
     """Give the event of a partition that was looked at and had nothing to record; only a backfill asks for it."""
     metadata: dict[str, dg.MetadataValue] = {"outcome": dg.MetadataValue.text(outcome)}
     if data_type is DataType.GAMES:
-        metadata |= {"games_new": dg.MetadataValue.int(0), **_canonical(canonical_games)}
+        metadata |= {"games_new": dg.MetadataValue.int(0), **_canonical(canonical_games), **(risk or {})}
     return _event(data_type, partition, metadata)
 
 

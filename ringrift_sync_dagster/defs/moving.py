@@ -44,7 +44,7 @@ def move_and_record(context: Context, runtime: Runtime, request: Request) -> tup
         if report.held:
             context.log.warning("%s: %d partitions are held by backpressure and move later", data_type, report.held)
         record_looks(context, data_type, report)
-        answer_backfill(context, data_type, report, recorded)
+        answer_backfill(context, runtime.state, data_type, report, recorded)
     return recorded, list(reports.values())
 
 

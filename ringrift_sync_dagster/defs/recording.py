@@ -19,8 +19,9 @@ from ringrift_sync_dagster.defs.batching import Context, log_materializations
 from ringrift_sync_dagster.defs.checks import TABLE_ROWS, evaluations
 from ringrift_sync_dagster.defs.events import answer_event, changed_event
 from ringrift_sync_dagster.defs.partitions import add_node_partitions
-from ringrift_sync_dagster.defs.risks import MAX_AGE_SECONDS
+from ringrift_sync_dagster.defs.risks import MAX_AGE_SECONDS, risks_of_nodes
 from ringrift_sync_dagster.node import faults
+from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.changes import mark_recorded, pending_groups
 from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.store import StateStore
@@ -75,7 +76,8 @@ def record_materializations(
     with hold(state, LEASE, wait_seconds=wait_seconds) as lease:
         while groups := pending_groups(state, BATCH_CHANGES):
             add_node_partitions(context.instance, {group.node for group in groups})
-            log_materializations(context, [changed_event(group) for group in groups])
+            risks = risks_of_nodes(state, {group.node for group in groups}, clock.wall())
+            log_materializations(context, [changed_event(group, risks.get(group.node)) for group in groups])
             record_checks(context, state, {DataType(group.data_type) for group in groups}, max_age_seconds)
             faults.reached("record.before_mark")
             lease.check()
@@ -129,7 +131,9 @@ def _by_node(outcomes: Iterable[Outcome]) -> list[dg.TableRecord]:
     return [dg.TableRecord({"node": node, "partitions": count, "outcome": words}) for (node, words), count in ordered]
 
 
-def answer_backfill(context: Context, data_type: DataType, report: CollectReport, recorded: Recorded) -> None:
+def answer_backfill(
+    context: Context, state: StateStore, data_type: DataType, report: CollectReport, recorded: Recorded
+) -> None:
     """In a backfill, also mark the partitions that were asked for, looked at and found unchanged.
 
     The backfill daemon calls a backfill failed when a partition that it asked for has no materialization, even though
@@ -143,13 +147,16 @@ def answer_backfill(context: Context, data_type: DataType, report: CollectReport
         for outcome in report.outcomes
         if outcome.failure is None and not outcome.held and outcome.partition not in written
     ]
-    log_materializations(context, [_answer(data_type, outcome) for outcome in complete])
+    risks = risks_of_nodes(state, {outcome.partition.node for outcome in complete}, clock.wall())
+    log_materializations(context, [_answer(data_type, one, risks.get(one.partition.node)) for one in complete])
 
 
-def _answer(data_type: DataType, outcome: Outcome) -> dg.AssetMaterialization:
+def _answer(
+    data_type: DataType, outcome: Outcome, risk: Mapping[str, dg.MetadataValue] | None
+) -> dg.AssetMaterialization:
     """Answer for one partition; what changed but is not in this run was recorded by another one a moment ago."""
     words = "recorded by another run" if outcome.changed else "unchanged"
-    return answer_event(data_type, outcome.partition, words, outcome.canonical_games)
+    return answer_event(data_type, outcome.partition, words, outcome.canonical_games, risk)
 
 
 def _words(outcome: Outcome) -> str:

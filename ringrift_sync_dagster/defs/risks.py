@@ -1,8 +1,9 @@
-"""Data at risk in Dagster: the check on ``games``, and an observation with the numbers of each node.
+"""Data at risk in Dagster: the check on ``games``, an observation with each node's numbers, and its materializations'.
 
 What nodes say with their heartbeats is in the state database; here it is only shown.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import dagster as dg
@@ -12,7 +13,7 @@ from ringrift_sync_dagster.defs.batching import Context
 from ringrift_sync_dagster.errors import SyncError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.node_reports import unread_for
-from ringrift_sync_dagster.state.risks import Risk, every
+from ringrift_sync_dagster.state.risks import Risk, every, risk_of
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.sync.losses import Loss, known_losses
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -25,6 +26,7 @@ _DESCRIPTION: Final = (
 )
 _ROWS: Final = 200
 _IDS_SHOWN: Final = 50
+_FIRST_IDS: Final = 10  # Dagster keeps each event for ever, and writes one for each config of a node
 
 
 def risk_spec() -> dg.AssetCheckSpec:
@@ -72,6 +74,33 @@ def risk_metadata(risks: list[Risk], now: float) -> dict[str, dg.MetadataValue]:
     if risky:
         found["at_risk"] = dg.MetadataValue.table([_row(risk, now) for risk in risky[:_ROWS]])
     return found
+
+
+def risks_of_nodes(state: StateStore, nodes: Iterable[str], now: float) -> dict[str, dict[str, dg.MetadataValue]]:
+    """Give what the materializations of a node's games tell of what is on it alone, by node; of others nothing.
+
+    Args:
+        state: The shared facts.
+        nodes: Nodes.
+        now: Seconds since 1970, by the clock that wrote when heartbeats came.
+
+    Raises:
+        StateError: The state database cannot be read.
+
+    """
+    risky = {risk.node for risk in every(state) if risk.games and risk.lost_at is None}
+    found = [risk_of(state, node) for node in sorted(risky.intersection(nodes))]
+    return {risk.node: _of_node(risk, now) for risk in found if risk is not None and risk.games}
+
+
+def _of_node(risk: Risk, now: float) -> dict[str, dg.MetadataValue]:
+    return {
+        "games_at_risk": dg.MetadataValue.int(risk.games),
+        "bytes_at_risk": dg.MetadataValue.int(risk.bytes),
+        "oldest_unsaved_seconds": dg.MetadataValue.float(round(risk.age(now) or 0.0, 3)),
+        "ids_at_risk": dg.MetadataValue.json(list(risk.ids[:_FIRST_IDS])),
+        "risk_told_at": dg.MetadataValue.timestamp(risk.at),
+    }
 
 
 def record_risks(context: Context, runtime: Runtime) -> None:

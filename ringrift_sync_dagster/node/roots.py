@@ -80,6 +80,13 @@ class Roots:
             raise KitError("outside", "a symbolic link leads out of this node's roots", path)
         return real
 
+    def real(self, path: str) -> str:
+        """Give the real path of a name or of any path of this machine, however it is written; it may lie anywhere."""
+        extra = _EXTRA.fullmatch(path)
+        if extra and int(extra.group(1)) < len(self.paths):
+            return os.path.realpath(os.path.join(self.paths[int(extra.group(1))], extra.group(2)))
+        return os.path.realpath(os.path.join(self.paths[0], path))
+
     def relative(self, absolute: str) -> str:
         """Give the name of an absolute path: the inverse of ``resolve`` for a path without symbolic links.
 

@@ -30,7 +30,7 @@ from ringrift_sync_dagster.sync.deployment.parts import Parts, read_parts
 from ringrift_sync_dagster.sync.deployment.plan import Order, Wanted, decide, listening, outcome_word, scopes
 from ringrift_sync_dagster.sync.deployment.program import program
 from ringrift_sync_dagster.sync.deployment.remote import Remote
-from ringrift_sync_dagster.transports.networks import TrustedNetworks
+from ringrift_sync_dagster.transports.networks import TrustedNetworks, as_called_by_others
 from ringrift_sync_dagster.transports.p2p_http import P2PHttpTransport
 from ringrift_sync_dagster.transports.ssh import SshEndpoint, SshSettings
 from ringrift_sync_dagster.transports.ssh_link import SshLink
@@ -172,13 +172,15 @@ class _Deploy:
 
     def _wanted(self, node: Node, found: Found) -> Wanted:
         trusted = TrustedNetworks(self.inventory.trusted_networks)
-        options, parts = self.options, self.parts
+        options, parts, owner = self.options, self.parts, self.inventory.coordinator
+        if owner is not None:
+            owner = as_called_by_others(owner, self.inventory.nodes.values())
         revoked = self._revoked.read_text(encoding="utf-8", errors="replace") if self._revoked.exists() else ""
         return Wanted(
             replace(node, agent_port=options.port or node.agent_port), parts.release(found.python), parts.wheel,
             parts.offline, hashlib.sha256(program()).hexdigest(), parts.unit_template, options.systemd,
             listening(node, trusted.holds_host), tuple(map(str, self.inventory.trusted_networks)),
-            self.key.public_pem.decode("ascii"), revoked, options.health_seconds, self.inventory.coordinator,
+            self.key.public_pem.decode("ascii"), revoked, options.health_seconds, owner,
             self.settings.min_durable_copies,
         )  # fmt: skip
 
@@ -221,6 +223,8 @@ def _request(node: Node) -> dict[str, object]:
 
 def _notes(node: Node, wanted: Wanted, found: Found, order: Order | None, pin: str) -> list[str]:
     notes = []
+    if node.is_ephemeral and (wanted.owner is None or not wanted.owner.own_addresses):
+        notes.append("it pushes no games: the inventory gives the coordinator no address that leads there from a node")
     if wanted.listening.tls and pin != node.tls_fingerprint:
         notes.append(f"put this into the inventory, below {node.name}: agent_tls_fingerprint: {pin}")
     if wanted.node.agent_port != node.agent_port:

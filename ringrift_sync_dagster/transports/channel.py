@@ -3,7 +3,8 @@
 A request is made once. Only when nothing answers at one address the next way is tried (``http_routes``).
 
 Both limits of a body hold for any pattern of bytes: a silence ends at the socket's timeout, and a guard thread ends a
-trickle at the deadline, or at once when the transfer is cancelled, by shutting the socket.
+trickle at the deadline, or at once when the transfer is cancelled, by shutting the socket. The head of an answer comes
+within the socket's timeout as a whole, and an answer in JSON at a least rate: what holds no data need not take long.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ BATCH_BYTES: Final = 1 << 20  # given on together: under TLS a piece is 16 KiB, 
 _BATCH_SECONDS: Final = 0.25  # but on a slow link nothing waits longer than this
 _JSON_MAX_BYTES: Final = 64 << 20
 _ERROR_MAX_BYTES: Final = 64 << 10
+_SLOWEST_ANSWER: Final = 2_000.0  # bytes per second, after the time that a stall may take: slower is a trickle
 _LEAST_SECONDS: Final = 0.001  # the libraries refuse a timeout of 0
 _GUARD_LOOKS_SECONDS: Final = 0.1
 
@@ -315,8 +317,11 @@ class Reply:
             raise from_status(self.status, error, self._channel.node, self._channel.transport, self._what)
 
     def _body(self, limit: int) -> bytes:
-        chunks, size = list[bytes](), 0
+        chunks, size, since = list[bytes](), 0, monotonic()
         while size <= limit:
+            if monotonic() - since > self._channel.stall_seconds + size / _SLOWEST_ANSWER:
+                message = f"{self._what}: the answer trickles in, {size} bytes in {monotonic() - since:.0f} s"
+                raise StallError(self._channel.node, self._channel.transport, message)
             chunk = self._piece(BATCH_BYTES, decode=True)
             if not chunk:
                 return b"".join(chunks)

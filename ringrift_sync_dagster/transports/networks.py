@@ -9,9 +9,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from ringrift_sync_dagster.settings import sections
+from ringrift_sync_dagster.settings.nodes import Node
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -49,7 +51,7 @@ class TrustedNetworks:
             return self.holds(host)
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        except OSError:
+        except (OSError, UnicodeError):  # no name at all, such as one with a label of 64 letters
             return False
         return bool(found) and all(self.holds(str(entry[4][0])) for entry in found)
 
@@ -57,7 +59,26 @@ class TrustedNetworks:
 def is_loopback(address: str) -> bool:
     """Say whether an IP address is loopback; ``localhost`` is."""
     parsed = _parsed(address)
-    return address == "localhost" if parsed is None else parsed.is_loopback
+    return address.lower().rstrip(".") == "localhost" if parsed is None else parsed.is_loopback
+
+
+def as_called_by_others(node: Node, nodes: Iterable[Node]) -> Node:
+    """Give a node with the addresses at which other nodes call it: on loopback each of them would call itself.
+
+    Args:
+        node: The node.
+        nodes: All nodes; where every one of them lies on loopback, that is one machine, and nothing is left out.
+
+    """
+    own = (node.tailscale_ip, node.ssh_host)
+    if not any(map(is_loopback, own)) or all(_is_here(one) for one in nodes):
+        return node
+    private, public = ("" if is_loopback(address) else address for address in own)
+    return replace(node, tailscale_ip=private, ssh_host=public)
+
+
+def _is_here(node: Node) -> bool:
+    return all(is_loopback(address) for address in (node.tailscale_ip, node.ssh_host) if address)
 
 
 def is_wildcard(address: str) -> bool:

@@ -31,6 +31,9 @@ hosts:
   near: {ssh_host: 10.0.0.3, ringrift_path: /srv, agent_port: 9000}
   silent: {ssh_host: 10.0.0.4, ringrift_path: /srv}
   by-ssh: {ssh_host: 10.0.0.5, ringrift_path: /srv}
+  mac-1: {ssh_host: localhost, role: coordinator, ringrift_path: /srv}
+  mac-2: {ssh_host: localhost, ringrift_path: /srv}
+  mac-3: {ssh_host: localhost, tailscale_ip: 100.64.0.9, ringrift_path: /srv}
   retired: {ssh_host: 10.0.0.6, ringrift_path: /srv, status: retired}
   vast-1: {ssh_host: 10.0.0.7, ringrift_path: /srv, is_ephemeral: true}
   vast-2: {ssh_host: 10.0.0.8, ringrift_path: /srv, is_ephemeral: true}
@@ -49,11 +52,11 @@ def hub(
     (base / "hosts.yaml").write_text(HOSTS)
     url = f"sqlite:///{base}/state.db"
     with StateStore.open(url) as state:
-        for name in ("far", "near", "retired", "vast-2"):
+        for name in ("far", "near", "retired", "vast-2", "mac-1", "mac-2", "mac-3"):
             seen(state, name, at=time.time(), transport="p2p_http")
         seen(state, "silent", at=time.time() - 3600, transport="p2p_http")
         seen(state, "by-ssh", at=time.time(), transport="rsync")
-        record_round_trips(state, {"far": 0.3, "near": 0.01})
+        record_round_trips(state, {"far": 0.3, "near": 0.01, "mac-3": 1.0})
     more = {"hosts": f"Path({str(base / 'hosts.yaml')!r})"}
     with AgentProcess(
         "hub-1", base / "hub-1", next(free_addresses), coordinator_key, state_url=url, more=more
@@ -108,8 +111,9 @@ def test_peers_stay_have_an_agent_that_was_up_lately_and_the_best_is_first(hub: 
     assert beat(hub, "vast-1").json()["peers"] == [
         {"node": "near", "url": "http://10.0.0.3:9000", "fingerprint": "", "ephemeral": False},
         {"node": "far", "url": "http://10.0.0.2:8765", "fingerprint": "", "ephemeral": False},
+        {"node": "mac-3", "url": "http://100.64.0.9:8765", "fingerprint": "", "ephemeral": False},
     ]
-    assert [peer["node"] for peer in beat(hub, "near", "node", "relay").json()["peers"]] == ["far"]
+    assert [peer["node"] for peer in beat(hub, "near", "node", "relay").json()["peers"]] == ["far", "mac-3"]
 
 
 @pytest.mark.parametrize(

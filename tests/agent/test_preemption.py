@@ -79,6 +79,9 @@ def at(seconds: float) -> str:
     return datetime.fromtimestamp(time.time() + seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+STAYS = Notice("it was taken back", None)
+
+
 def noticed(url: str, seconds: float = 1.0, steps: Any = None) -> list[Notice]:  # noqa: ANN401 - a coroutine function
     """Ask for a while; give the notices that came."""
     found: list[Notice] = []
@@ -86,8 +89,11 @@ def noticed(url: str, seconds: float = 1.0, steps: Any = None) -> list[Notice]: 
     async def leave(notice: Notice) -> None:
         found.append(notice)
 
+    def stayed() -> None:
+        found.append(STAYS)
+
     async def ask() -> None:
-        task = asyncio.create_task(Preemption(url, leave, poll_seconds=0.05).run())
+        task = asyncio.create_task(Preemption(url, leave, stayed, poll_seconds=0.05).run())
         if steps is not None:
             await steps(found)
         else:
@@ -114,6 +120,24 @@ def test_a_notice_is_told_once_and_another_one_again_and_a_token_that_ran_out_is
 
     assert found == [Notice("terminate", 1769847720.0), Notice("stop", None)]
     assert [one for one in metadata.asked if one[0] == "PUT"] == [("PUT", "/latest/api/token")] * 2
+
+
+def test_a_notice_that_is_gone_was_taken_back_and_one_that_nobody_can_read_was_not(metadata: Metadata) -> None:
+    terminate = b'{"action": "terminate"}'
+
+    async def steps(found: list[Notice]) -> None:
+        metadata.notice = terminate
+        await asyncio.sleep(0.3)
+        metadata.notice = b"<html>"  # no notice, and not the word that there is none
+        await asyncio.sleep(0.4)
+        assert found == [Notice("terminate", None)]
+        metadata.notice = None
+        await asyncio.sleep(0.5)
+        assert found[1:] == [STAYS]
+        metadata.notice = terminate
+        await asyncio.sleep(0.3)
+
+    assert noticed(metadata.url, steps=steps) == [Notice("terminate", None), STAYS, Notice("terminate", None)]
 
 
 @pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"action": 7}', b"<html>", b"[" * 100_00])
@@ -186,6 +210,40 @@ def test_a_notice_drains_the_node_in_time_and_everybody_is_told(field: Field, me
     assert "this machine is taken back action=terminate" in spot.log.read_text()
     spot.stop()
     assert len(told_offline(store)) == 1  # once is enough
+    store.close()
+
+
+def test_after_a_false_notice_the_next_end_is_told_again(field: Field, metadata: Metadata) -> None:
+    owner, store = owner_with_events(field)
+    metadata.notice = b'{"action": "terminate"}'
+    spot = field.spot(owner, preemption_url=metadata.url, drain_seconds=2.0)
+    wait_until(lambda: len(told_offline(store)) == 1)
+
+    assert spot.request("POST", "/v1/drain", json={"resume": True}).json()["was_draining"] is True
+    spot.stop()
+
+    assert [cause for _, _, cause in told_offline(store)] == ["the provider's notice", "its agent ends"]
+    store.close()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("is_wanted, is_draining", [(False, False), (True, True)])
+def test_when_a_notice_is_taken_back_the_node_takes_bulk_again_unless_somebody_else_drains_it(
+    field: Field, metadata: Metadata, *, is_wanted: bool, is_draining: bool
+) -> None:
+    owner, store = owner_with_events(field)
+    metadata.notice = b'{"action": "terminate"}'
+    spot = field.spot(owner, preemption_url=metadata.url, drain_seconds=2.0)
+    wait_until(lambda: bool(status(spot)["draining"]))
+    if is_wanted:
+        assert spot.request("POST", "/v1/drain", json={"seconds": 1}).json()["again"] is True
+
+    metadata.notice = None
+    wait_until(lambda: "the notice was taken back" in spot.log.read_text(), 30)
+
+    assert status(spot)["draining"] is is_draining
+    spot.stop()
+    assert [cause for _, _, cause in told_offline(store)] == ["the provider's notice", "its agent ends"]
     store.close()
 
 

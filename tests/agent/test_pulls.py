@@ -139,6 +139,7 @@ def test_only_the_coordinator_orders(pair: Pair) -> None:
 BAD_ADDRESSES = (
     "file:///etc/passwd", "http://127.0.0.1", "http://127.0.0.1:8765/admin", "http://u:p@127.0.0.1:8765",
     "http://127.0.0.1:8765?x=1", "https://127.0.0.1:8765", "127.0.0.1:8765", "http://127.0.0.1:99999",
+    "http://\ud800:8765", "http://a\0b:8765",
 )  # fmt: skip
 
 

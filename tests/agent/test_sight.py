@@ -52,6 +52,25 @@ def field(tmp_path: Path) -> Field:
     return Field(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        DATABASE, f"./{DATABASE}", "data//games/selfplay.db", "data/games/../games/selfplay.db", "{root}/" + DATABASE,
+        "{root}/data/linked/selfplay.db", "data/linked/selfplay.db", "{above}/selfplay.db",
+        "{above}/../games/selfplay.db",
+    ],
+)  # fmt: skip
+def test_any_path_of_a_database_leads_to_its_name(field: Field, tmp_path: Path, path: str) -> None:
+    (field.root / "data" / "linked").symlink_to(field.root / "data" / "games")
+    above = tmp_path / "above"
+    above.symlink_to(field.root / "data" / "games")
+    field.play(DATABASE, "first")
+    field.scan()
+
+    assert field.sight.name_of(path.format(root=field.root, above=above)) == DATABASE
+    assert field.sight.name_of("data/games/none.db") == field.sight.name_of("/etc/passwd") == ""
+
+
 @pytest.mark.parametrize("place", ["data/games/run 7", "data/selfplay/hex8_2p/run-7/deep", "data/games"])
 def test_a_database_in_any_directory_is_missed_by_no_scan(field: Field, place: str) -> None:
     (field.root / place).mkdir(parents=True, exist_ok=True)

@@ -161,7 +161,32 @@ def test_status_says_what_is_at_risk(shared: Shared) -> None:
 
 
 @pytest.mark.cluster
-def test_upstream_bug_11_and_7_without_a_word_that_it_stays_no_copy_counts(field: Field) -> None:
+def test_upstream_bug_7_an_error_while_verifying_makes_nothing_durable(field: Field) -> None:
+    broken = field.folder / "broken"
+    broken.touch()
+    faults = "__import__('importlib').import_module('ringrift_sync_dagster.node.faults')"
+    fails = f"lambda name: name == 'incoming.verify' and Path({str(broken)!r}).exists() and (_ for _ in ()).throw({{}})"
+    hook = fails.format("OSError(5, 'Input/output error')")
+    owner = field.start(
+        node="owner", root=field.folder / "owner", trusted=("127.0.0.0/8",),
+        more={"is_ephemeral": f"bool(setattr({faults}, 'hook', {hook}))"},
+    )  # fmt: skip
+    spot = field.spot(owner, drain_seconds=0.5)
+    field.play("g1")
+    wait_until(lambda: "Input/output error" in status(spot)["error"])
+
+    assert (arrived(owner), status(spot)["games"]) == ([], 1)
+    assert "Input/output error" in write_through(
+        "g1", spot.root / DATABASE, 0.2, url=spot.url, token_file=spot.root / "token.jwt"
+    ).reason  # fmt: skip
+
+    broken.unlink()
+    wait_for(owner, "g1")
+    wait_until_empty(spot)
+
+
+@pytest.mark.cluster
+def test_upstream_bug_11_without_a_word_that_it_stays_no_copy_counts(field: Field) -> None:
     owner, other = field.receiver(ephemeral=True), field.receiver("spot-2", ephemeral=True)
     spot = field.spot(owner, other, drain_seconds=0.5)
     field.play("g1")

@@ -13,6 +13,7 @@ from typing import Any
 from ringrift_sync_dagster.agent.outbox import Outbox
 from ringrift_sync_dagster.demo.recorder import Recorder
 from ringrift_sync_dagster.demo.schemas import Dialect
+from ringrift_sync_dagster.settings.identity import TlsCertificate
 from tests.agent.agents import AgentProcess, wait_until
 from tests.agent.conftest import StartAgent
 from tests.node.merging import game
@@ -56,13 +57,21 @@ class Field:
             node=name, root=self.folder / name, trusted=("127.0.0.0/8",), more={"is_ephemeral": str(ephemeral)}
         )
 
-    def spot(self, owner: AgentProcess, *peers: AgentProcess, kill_at: str = "", **more: Any) -> AgentProcess:  # noqa: ANN401
+    def spot(
+        self,
+        owner: AgentProcess,
+        *peers: AgentProcess,
+        kill_at: str = "",
+        tls: TlsCertificate | None = None,
+        **more: Any,  # noqa: ANN401
+    ) -> AgentProcess:
         root = self.folder / SPOT
         root.mkdir(exist_ok=True)
         (root / "token.jwt").write_text(owner.token("node", sub=SPOT))
         expression = told(root, owner, peers, kill_at, **{"watch_seconds": 0.1, **more})
         settings = {"is_ephemeral": "True", "write_through": expression}
-        return self.start(node=SPOT, root=root, trusted=("127.0.0.0/8",), more=settings)
+        files = None if tls is None else (tls.certificate, tls.key)
+        return self.start(node=SPOT, root=root, trusted=("127.0.0.0/8",), more=settings, tls=files)
 
     def play(self, *keys: str, database: str = DATABASE, config: str = CONFIG) -> None:
         """Finish games on the spot node."""

@@ -125,3 +125,7 @@ def test_asked_for_where_it_cannot_be_it_is_refused(tmp_path: Path, capsys: pyte
 
     assert main(["agent", "--node", "hub-1", "--write-through", *places]) == 2
     assert "write-through needs an inventory that names another node" in capsys.readouterr().err
+    mac = f"  mac: {{ssh_host: localhost, ringrift_path: {tmp_path}, role: coordinator}}\n"
+    hosts.write_text(f"hosts:\n{mac}  spot-1: {{ssh_host: 10.0.0.9, ringrift_path: {tmp_path}, is_ephemeral: true}}\n")
+    assert main(["agent", "--node", "spot-1", "--write-through", *places]) == 2  # localhost would be spot-1 itself
+    assert "write-through needs an inventory that names another node" in capsys.readouterr().err

@@ -13,8 +13,10 @@ from ringrift_sync_dagster.defs import batching
 from ringrift_sync_dagster.defs.checks import evaluations
 from ringrift_sync_dagster.defs.freshness import freshness
 from ringrift_sync_dagster.defs.recording import Recorded, record_materializations
+from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.state.changes import Change, add_changes, pending, recent_changes
 from ringrift_sync_dagster.state.nodes import apply_manifest
+from ringrift_sync_dagster.state.risks import Risk, put
 from ringrift_sync_dagster.state.store import StateStore
 from tests.marks import first_of
 
@@ -24,9 +26,16 @@ SOUND = {"no_moveless_games": True, "counts_reconcile": True, "asides": []}
 
 
 def change(change_id: str, config: str = "hex8_2p", node: str = "vast-1", **numbers: object) -> Change:
-    usual = {"games_new": 2, "size_bytes": 100, "seconds": 0.5, "canonical_games": 2, "checks": SOUND}
-    fields: dict[str, Any] = {**usual, "transport": "p2p_http", **numbers}
-    return Change(change_id, 1000.0, "games", "up", config, node, **fields)
+    usual = {
+        "data_type": "games",
+        "games_new": 2,
+        "size_bytes": 100,
+        "seconds": 0.5,
+        "canonical_games": 2,
+        "checks": SOUND,
+    }
+    fields: dict[str, Any] = {**usual, "data_type": "games", "transport": "p2p_http", **numbers}
+    return Change(change_id, 1000.0, fields.pop("data_type"), "up", config, node, **fields)
 
 
 def drain(instance: dg.DagsterInstance, state: StateStore) -> tuple[Recorded, str]:
@@ -69,6 +78,31 @@ def test_the_changes_of_one_partition_become_one_event_with_their_sums(
     assert (numbers["canonical_games"], numbers["lag_seconds"], numbers["transport"]) == (5, 3.0, "p2p_http")
     assert numbers["change_ids"] == ["a", "b"]
     assert numbers["artifact"] == ["x", "y"]
+
+
+def test_the_event_of_games_tells_what_is_on_its_node_alone(instance: dg.DagsterInstance, state: StateStore) -> None:
+    now = clock.wall()
+    ids = [f"game-{number}" for number in range(30)]
+    put(state, Risk("vast-1", 30, 900, ids, now - 40.0, at=now))
+    put(state, Risk("vast-2", 0, at=now))
+    put(state, Risk("vast-3", 3, 90, ids[:3], now - 40.0, at=now, lost_at=now))
+    nodes = ("vast-1", "vast-2", "vast-3", "hub-9")
+    add_changes(state, [change(node, node=node) for node in nodes])
+    add_changes(state, [change("other", config="square8_2p"), change("npz", data_type="npz")])
+
+    drain(instance, state)
+
+    told = dict(events(instance))
+    first = told["hex8_2p|vast-1"]
+    assert (first["games_at_risk"], first["bytes_at_risk"], first["ids_at_risk"]) == (30, 900, ids[:10])
+    assert 40.0 <= first["oldest_unsaved_seconds"] < 60.0
+    assert told["square8_2p|vast-1"]["games_at_risk"] == 30
+    rest = [numbers for partition, numbers in told.items() if not partition.endswith("vast-1")]
+    assert len(rest) == 3
+    assert not any(name.endswith("at_risk") for numbers in rest for name in numbers)
+    (npz,) = instance.fetch_materializations(dg.AssetKey("npz"), limit=10).records
+    assert npz.asset_materialization is not None
+    assert "games_at_risk" not in npz.asset_materialization.metadata
 
 
 def test_recorded_changes_carry_the_run_and_are_not_recorded_again(

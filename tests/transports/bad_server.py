@@ -89,11 +89,22 @@ def trickle(text: str, body: bytes, pause: float) -> Answer:
 
     def answer(connection: socket.socket, request: bytes) -> None:
         raw(text)(connection, request)
-        for byte in body:
-            connection.sendall(bytes([byte]))
-            time.sleep(pause)
+        _one_by_one(connection, body, pause)
 
     return answer
+
+
+def trickling_head(text: str, body: bytes, pause: float) -> Answer:
+    """Send everything byte by byte, the head too."""
+    head = text.strip().replace("\n", "\r\n").encode() + b"\r\n\r\n"
+    return lambda connection, _request: _one_by_one(connection, head + body, pause)
+
+
+def _one_by_one(connection: socket.socket, data: bytes, pause: float) -> None:
+    with contextlib.suppress(OSError):
+        for byte in data:
+            connection.sendall(bytes([byte]))
+            time.sleep(pause)
 
 
 @contextlib.contextmanager

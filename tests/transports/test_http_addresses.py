@@ -11,6 +11,7 @@ from ringrift_sync_dagster.settings.clock import Deadline
 from ringrift_sync_dagster.settings.identity import CoordinatorKey
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.transports import http_routes
+from ringrift_sync_dagster.transports.networks import as_called_by_others
 from ringrift_sync_dagster.transports.p2p_http import P2PHttpTransport
 from tests.agent.agents import AgentProcess
 from tests.chaos_proxy import ChaosProxy
@@ -108,3 +109,22 @@ def test_secrecy_is_asked_for_each_address(free_addresses: Iterator[str]) -> Non
     two = Node("node-a", "203.0.113.9", "", tailscale_ip="203.0.113.8", agent_port=9)
     with P2PHttpTransport(two, lambda: "t") as transport, pytest.raises(AuthenticationError, match=r"203\.0\.113\.8"):
         transport.call("scan", {}, deadline=Deadline(10))
+
+
+@pytest.mark.parametrize(
+    "private, public, others, expected",
+    [
+        ("", "localhost", ("10.0.0.2",), ()),
+        ("", "LOCALHOST.", ("10.0.0.2",), ()),
+        ("100.64.0.9", "127.0.1.1", ("10.0.0.2",), ("100.64.0.9",)),
+        ("::1", "10.0.0.1", ("127.0.0.1",), ("10.0.0.1",)),
+        ("", "127.0.0.1", ("127.0.0.2", "localhost"), ("127.0.0.1",)),
+        ("", "10.0.0.1", ("127.0.0.2",), ("10.0.0.1",)),
+    ],
+)
+def test_others_call_no_node_on_loopback_unless_all_nodes_are_there(
+    private: str, public: str, others: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    called = Node("a", public, "/srv", tailscale_ip=private)
+    found = as_called_by_others(called, [called, *(Node(f"b-{other}", other, "/srv") for other in others)])
+    assert found.own_addresses == expected

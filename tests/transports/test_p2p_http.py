@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from ringrift_sync_dagster.settings.identity import CoordinatorKey, make_tls_cer
 from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.transports.p2p_http import P2PHttpTransport
 from tests.agent.agents import AgentProcess
-from tests.transports.bad_server import Answer, BadServer, closed_port, raw, silent_after, trickle
+from tests.transports.bad_server import Answer, BadServer, closed_port, raw, silent_after, trickle, trickling_head
 
 DATA = random.Random(1).randbytes(300_000)
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -146,6 +147,40 @@ def test_a_trickle_ends_at_the_deadline(connect: Connect, tmp_path: Path) -> Non
         transport.fetch(ARTIFACT, tmp_path / "got", deadline=Deadline(0.6))
     assert time.monotonic() - started < 2
     assert (tmp_path / "got.part").stat().st_size > 0
+
+
+EVENT = b'{"id": 7}'
+EVENT_OK = f"HTTP/1.1 200 OK\nContent-Length: {len(EVENT)}"
+
+
+@pytest.mark.parametrize(
+    "answer", [trickling_head(EVENT_OK, EVENT, 0.1), trickle("HTTP/1.1 200 OK\nContent-Length: 9999", b" " * 99, 0.1)]
+)
+def test_an_answer_that_trickles_in_holds_nobody_until_the_deadline(connect: Connect, answer: Answer) -> None:
+    transport, _ = connect(answer, stall=0.5)
+    started = time.monotonic()
+    with pytest.raises((StallError, DeadlineExceededError)):
+        transport.tell("/v1/receipts", {}, deadline=Deadline(1.5))
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("answer", [trickling_head(EVENT_OK, EVENT, 0.005), trickle(EVENT_OK, EVENT, 0.02)])
+def test_an_answer_over_a_slow_link_is_taken(connect: Connect, answer: Answer) -> None:
+    transport, _ = connect(answer, stall=1.0)
+    assert transport.tell("/v1/receipts", {}, deadline=Deadline(20)) == {"id": 7}
+
+
+def test_a_long_answer_may_take_longer_than_a_stall(connect: Connect) -> None:
+    told = b'{"id": "' + b"x" * 5000 + b'"}'
+
+    def slowly(connection: socket.socket, request: bytes) -> None:
+        raw(f"HTTP/1.1 200 OK\nContent-Length: {len(told)}")(connection, request)
+        for at in range(0, len(told), 500):
+            connection.sendall(told[at : at + 500])
+            time.sleep(0.1)
+
+    transport, _ = connect(slowly, stall=0.4)
+    assert len(transport.tell("/v1/receipts", {}, deadline=Deadline(20))["id"]) == 5000
 
 
 def test_a_cancel_ends_a_silence_at_once(connect: Connect, tmp_path: Path) -> None:
