@@ -1,18 +1,20 @@
 """How far one canonical store has read one games database: a hint, proved against the database before it is believed.
 
-The anchor is the last row looked at (rowid, game id and, if that game was complete, its identity digest) in a file
-with a known inode. VACUUM renumbers rowids, REPLACE and DELETE let them be used again and a file can be replaced: in
-each case the anchor does not match, and the reader falls back to a listing of all games. Games seen unfinished or
-incomplete wait in the cursor by their id.
+The anchor is the last row looked at whose game was over (rowid, game id and, if that game was complete, its identity
+digest) in a file with a known inode. VACUUM renumbers rowids, REPLACE and DELETE let them be used again and a file can
+be replaced: in each case the anchor does not match, and the reader falls back to a listing of all games. Self-play
+that gives a game up deletes its row, and the next game takes the rowid if it was the newest: that is always a row
+behind the anchor, and those are looked at anew each time. Games seen unfinished or incomplete wait in the cursor by
+their id.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from .errors import KitError
-from .source import Source
+from .source import Row, Source
 
 VERSION = 1
 WAITING_LIMIT = 20_000
@@ -20,6 +22,9 @@ WAITING_LIMIT = 20_000
 it is full of games that go on for ever, the cursor is crowded, which costs time but no game."""
 TOLD_AT_ONCE = 500
 """Short games that one answer names: they travel in one pack, to quarantine."""
+TAIL_ROWS = 1_000
+"""So many rows of games that go on may lie behind an anchor without any cost; of twice as many, the older half does not
+move it any more: a game that is begun so long ago and neither over nor given up was left lying."""
 _INTEGERS = 1 << 63
 
 
@@ -120,6 +125,20 @@ def anchor_holds(source: Source, cursor: Cursor, inode: int) -> bool:
         return True
     found = source.digest_one(row.game_id)
     return found is not None and found.identity == cursor.digest
+
+
+def next_anchor(tail: List[Row]) -> Tuple[Optional[Row], List[Row]]:
+    """Give the row to anchor at, None where the earlier anchor stays, and the rows behind it.
+
+    Args:
+        tail: The rows looked at behind the earlier anchor, in rowid order.
+
+    """
+    over = [place for place, row in enumerate(tail) if row.finished]
+    if not over and len(tail) <= 2 * TAIL_ROWS:
+        return None, tail
+    place = over[-1] if over else len(tail) - TAIL_ROWS - 1
+    return tail[place], tail[place + 1 :]
 
 
 def short_games(waiting: Mapping[str, Waiting], now: float, after_seconds: float) -> List[str]:

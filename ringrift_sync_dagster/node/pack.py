@@ -1,9 +1,9 @@
 """Make a pack: the complete finished games of one config that a canonical store lacks.
 
-They are read in one transaction of the live database. The selection goes forward by rowid from the asker's cursor and
-looks again at the games that waited. A backlog leaves as many packs, each bounded in games and bytes and useful alone.
-A game is complete when it is finished and has at least max(5, total_moves) rows in ``game_moves``; one that is over
-but short is told after a time of stillness and leaves in a pack of kind ``aside``, for quarantine.
+They are read in one transaction of the live database. The selection looks again at the games that waited and goes
+forward by rowid from the anchor of the asker's cursor. A backlog leaves as many packs, each bounded in games and bytes
+and useful alone. A game is complete when it is finished and has at least max(5, total_moves) rows in ``game_moves``;
+one that is over but short is told after a time of stillness and leaves in a pack of kind ``aside``, for quarantine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from . import KIT_VERSION, gate
-from .cursor import WAITING_LIMIT, Cursor, Waiting, anchor_holds, parse, short_games
+from .cursor import WAITING_LIMIT, Cursor, Waiting, anchor_holds, next_anchor, parse, short_games
 from .digest import all_digests, digests
 from .errors import KitError
 from .packfile import file_sha256, seal, write_json
@@ -124,31 +124,39 @@ def _pack_into(
 
 
 def read_on(source: Source, request: Request, start: Cursor, now: float, token: str) -> Found:
-    """Copy what has become complete since ``start``: first the games that waited, then new rows in rowid order."""
+    """Copy what has become complete since ``start``: first the games that waited, then rows in rowid order.
+
+    What waits behind the anchor is met again there, so that nothing is packed twice.
+    """
     taker = _Taker(source, request, dict(start.waiting), now, crowded=start.crowded)
     ids = list(start.waiting)
     while ids and taker.room():
         part, ids = ids[:_STEP], ids[_STEP:]
         rows = source.rows_of(part)
         taker.forget([game_id for game_id in part if game_id not in {row.game_id for row in rows}])
-        taker.take(rows)
-    rowid, last = start.rowid, None
+        taker.take([row for row in rows if row.rowid <= start.rowid])
+    end, anchor = start.rowid, None
+    tail: List[Row] = []
     while taker.room() and not taker.must_tell_first():
-        rows = source.rows_after(rowid, min(_STEP, request.max_games - taker.packed))
+        rows = source.rows_after(end, min(_STEP, request.max_games - taker.packed))
         if not rows:
             break
         taker.take(rows)
-        rowid, last = rows[-1].rowid, rows[-1]
-    more = bool(ids) or bool(source.rows_after(rowid, 1))
-    game_id, digest = (start.game_id, start.digest) if last is None else (last.game_id, _anchor_digest(source, last))
-    cursor = Cursor(start.inode, rowid, game_id, digest, "" if more else token, taker.waiting, taker.crowded)
+        end = rows[-1].rowid
+        found, tail = next_anchor([*tail, *rows])
+        anchor = found or anchor
+    more = bool(ids) or bool(source.rows_after(end, 1))
+    place = (start.rowid, start.game_id, start.digest)
+    if anchor is not None:
+        place = (anchor.rowid, anchor.game_id, _anchor_digest(source, anchor))
+    cursor = Cursor(start.inode, *place, "" if more else token, taker.waiting, taker.crowded)
     return Found(cursor, more, warnings=tuple(taker.warnings))
 
 
 def _anchor_digest(source: Source, row: Row) -> Optional[str]:
-    """Identity digest of the last row looked at, if its game is complete.
+    """Identity digest of the game of the anchor, if it is complete.
 
-    Otherwise the game will change, and only its id counts; so it does for one whose id is no valid text.
+    Otherwise the game may change, and only its id counts; so it does for one whose id is no valid text.
     """
     if not printable([row.game_id])[0]:
         return None

@@ -10,7 +10,7 @@ import sqlite3
 from typing import Any, Dict, Iterable, Optional, Tuple
 
 from . import canonical
-from .cursor import Cursor, parse
+from .cursor import WAITING_LIMIT, Cursor, Waiting, parse
 from .errors import KitError
 from .packfile import Declared
 
@@ -40,11 +40,21 @@ def taken_over(stored: Optional[Cursor], declared: Declared, games: Iterable[str
 
     """
     after, behind = declared.after, declared.cursor
-    if not (_from_beginning(stored, behind) if after is None else _joins(stored, after, behind, games)):
+    left: Dict[str, Waiting] = {}
+    if after is None:
+        if not _from_beginning(stored, behind):
+            return None
+    elif stored is None or not _joins(stored, after, behind):
         return None
+    else:
+        # Given up meanwhile, or in an earlier pack, which is not here yet: it waits on, and the next pass asks for it.
+        accounted = {*after.waiting, *behind.waiting, *games}
+        left = {game_id: entry for game_id, entry in stored.waiting.items() if game_id not in accounted}
+        if left and len(left) + len(behind.waiting) > WAITING_LIMIT:
+            return None
     told = {game_id for game_id, entry in (stored.waiting if stored else {}).items() if entry.reported}
     waiting = {game_id: entry._replace(reported=game_id in told) for game_id, entry in behind.waiting.items()}
-    return behind._replace(waiting=waiting)
+    return behind._replace(waiting={**left, **waiting}, token="" if left else behind.token)
 
 
 def _from_beginning(stored: Optional[Cursor], behind: Cursor) -> bool:
@@ -52,10 +62,10 @@ def _from_beginning(stored: Optional[Cursor], behind: Cursor) -> bool:
     return stored is None or stored.inode != behind.inode or stored.rowid <= behind.rowid
 
 
-def _joins(stored: Optional[Cursor], after: Cursor, behind: Cursor, games: Iterable[str]) -> bool:
-    if stored is None or after.crowded or stored.crowded:
+def _joins(stored: Cursor, after: Cursor, behind: Cursor) -> bool:
+    """Whether the pack begins at rows that the store has read, and ends no earlier."""
+    if after.crowded or stored.crowded or not after.inode == stored.inode == behind.inode:
         return False
-    if not after.inode == stored.inode == behind.inode or not after.rowid <= stored.rowid <= behind.rowid:
-        return False
-    # What waits here must wait there, or have come: else an earlier pack, which is not here yet, has it.
-    return set(stored.waiting) <= {*after.waiting, *behind.waiting, *games}
+    if after.rowid == stored.rowid and after.game_id != stored.game_id:
+        return False  # The rowid was given to another game in between, and who knows how many others were.
+    return after.rowid <= stored.rowid <= behind.rowid

@@ -48,6 +48,16 @@ def record(path: Path, *games: Game, dialect: Dialect = Dialect.V18) -> Path:
     return path
 
 
+def give_up(path: Path, game_id: str) -> None:
+    """Delete a game that is not over as upstream's self-play does: the next one takes the rowid of the newest."""
+    with contextlib.closing(sqlite3.connect(path)) as conn:
+        tables = [row[0] for row in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            if "game_id" in {row[1] for row in conn.execute(f"PRAGMA table_info({table})")}:
+                conn.execute(f"DELETE FROM {table} WHERE game_id = ?", (game_id,))
+        conn.commit()
+
+
 @dataclass
 class Shop:
     """A canonical database with what makes its packs and what it set aside."""

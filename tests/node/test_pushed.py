@@ -11,10 +11,10 @@ import pytest
 from ringrift_sync_dagster.demo.recorder import Recorder
 from ringrift_sync_dagster.demo.schemas import Dialect
 from ringrift_sync_dagster.node import packfile
-from ringrift_sync_dagster.node.cursor import Cursor, Waiting
+from ringrift_sync_dagster.node.cursor import WAITING_LIMIT, Cursor, Waiting
 from ringrift_sync_dagster.node.packfile import Declared
 from ringrift_sync_dagster.node.pushed import taken_over
-from tests.node.merging import NAME, Shop, game
+from tests.node.merging import NAME, Shop, game, give_up
 
 PLAYING = Waiting(finished=False, moves=3, since=0.0, reported=False)
 SHORT = PLAYING._replace(finished=True)
@@ -41,8 +41,23 @@ def test_a_pass_may_have_read_on_meanwhile() -> None:
 def test_a_pack_behind_one_that_has_not_come_does_not_count() -> None:
     assert taken_over(at(3), declared(at(5), at(7)), ["g6", "g7"]) is None
     assert taken_over(None, declared(at(5), at(7)), ["g6", "g7"]) is None
-    # The game that waits here was finished in an earlier pack.
-    assert taken_over(at(3, "w"), declared(at(3), at(5)), ["g4", "g5"]) is None
+    assert taken_over(at(3), declared(at(3)._replace(game_id="other"), at(5)), ["g4", "g5"]) is None
+
+
+def test_what_waits_here_alone_waits_on_until_a_pass_asks_for_it() -> None:
+    """It was given up at the node, or an earlier pack, which has not come, has it: a pass must not be content."""
+    behind = at(5, "new")._replace(token="up to here")
+
+    found = taken_over(at(3, "w"), declared(at(3), behind), ["g4", "g5"])
+
+    assert found == at(5, "w", "new")
+    assert taken_over(at(3, "w"), declared(at(3, "w"), behind), ["g4", "g5"]) == behind
+
+
+def test_no_more_wait_here_than_a_cursor_holds() -> None:
+    stored = at(3, *(f"w{number}" for number in range(WAITING_LIMIT)))
+
+    assert taken_over(stored, declared(at(3), at(5, "new")), ["g4", "g5"]) is None
 
 
 def test_a_pack_that_comes_late_takes_nothing_back() -> None:
@@ -66,13 +81,14 @@ def test_a_short_game_that_the_reader_told_itself_is_still_to_be_asked_for() -> 
 
 
 STEPS = ["play", "begin", "finish", "read", "read", "read", "merge", "merge other", "merge other", "pass"]
+ABORTS = ["begin", "begin", "give up", "give up newest"]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(6))
 def test_whatever_arrives_when_the_cursor_hides_no_game(seed: int, tmp_path: Path) -> None:
     chance, world = random.Random(seed), World(tmp_path)
     for _ in range(60):
-        world.do(chance.choice(STEPS), chance)
+        world.do(chance.choice(STEPS + ABORTS * (seed % 2)), chance)
         assert world.hidden() == set()
     world.do("pass", chance)
     assert world.canonical() == world.finished
@@ -89,6 +105,22 @@ def test_a_game_that_waited_and_came_in_a_pack_that_is_missing_is_not_passed_by(
     assert world.hidden() == set()
     world.shop.push(missing)
     assert world.canonical() == world.finished
+
+
+def test_a_game_that_was_given_up_keeps_the_store_from_nothing(tmp_path: Path) -> None:
+    """Where its reader told of the game once, the packs behind it still move the cursor of the store."""
+    chance, world = random.Random(0), World(tmp_path)
+    for step in ("begin", "play", "read", "merge", "give up", "read", "play", "read", "merge"):
+        world.do(step, chance)
+
+    assert world.canonical() == world.finished
+    stored = world.shop.stored()
+    assert stored is not None
+    assert (stored["rowid"], list(stored["waiting"]), stored["token"]) == (4, ["b1"], "")
+    world.do("pass", chance)
+    stored = world.shop.stored()
+    assert stored is not None
+    assert (stored["rowid"], stored["waiting"]) == (4, {"b1": [False, 0, stored["waiting"]["b1"][2], False]})
 
 
 class World:
@@ -119,15 +151,16 @@ class World:
                 self.recorder.play(made, 0, len(made.moves))
                 self.recorder.finish(made)
                 self.finished.add(made.game_id)
+            case "give up" | "give up newest" if self.begun:
+                give_up(self.database, self.begun.pop(-1 if "newest" in step else chance.randrange(len(self.begun))))
             case "read":
                 result = self.shop.pack(self.database, cursor=self.reader)
+                assert result["mode"] == "incremental"
                 self.reader = result["cursor"]
                 if result["games"]:
                     self.packs.append(result["artifact"])
-            case "merge" if self.packs:
-                self.shop.push(self.packs.pop(0))
-            case "merge other" if self.packs:
-                self.shop.push(self.packs.pop(chance.randrange(len(self.packs))))
+            case "merge" | "merge other" if self.packs:
+                self.shop.push(self.packs.pop(chance.randrange(len(self.packs)) if "other" in step else 0))
             case "pass":
                 while (result := self.shop.pack(self.database, cursor=self.shop.stored()))["games"]:
                     self.shop.merge(result["artifact"], cursor=result["cursor"])
