@@ -5,6 +5,8 @@ The order is the promise: the bytes of a pack are synced, it gets its name in th
 leaves a file without a row, which the next start removes, and the database is read again from the old cursor. An entry
 leaves for one reason only: its games are durable on the coordinator, or on enough persistent nodes. Neither age nor
 tries ever drop one (domain.md, 6.2: upstream's did, and cleared all of them when one of two databases had arrived).
+What somebody removes of it while it is in use is made again: its directory, its database from what is still open, and
+packs by reading their games again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ringrift_sync_dagster.agent.outbox_file import Reserve, opened, translated
+from ringrift_sync_dagster.agent.outbox_file import OutboxFile, Reserve, forget, forget_and_read_again, translated
 from ringrift_sync_dagster.core.model import SHA256
 from ringrift_sync_dagster.errors import LocalDiskError
 from ringrift_sync_dagster.node.faults import reached
@@ -114,20 +116,20 @@ class Outbox:
     def __init__(self, scratch: Path, coordinator: str, max_bytes: int, min_durable_copies: int = 1) -> None:
         self._coordinator, self._max_bytes, self._min_copies = coordinator, max_bytes, min_durable_copies
         self._folder = make_dirs(scratch / FOLDER)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._left = 0
         self.saved_games = 0
         """So many games became durable since the start."""
         self.read_again = 0
-        """Goes up whenever a cursor was taken back: what a reader remembers of cursors is then no longer true."""
+        """Goes up whenever a cursor may be taken back: what a reader remembers of cursors is then no longer true."""
         self._reserve = Reserve(scratch / "outbox.reserve")
-        self._conn = opened(scratch / DATABASE)
+        self._file = OutboxFile(scratch / DATABASE)
         self._sweep()
 
     def close(self) -> None:
         """Close the database. Idempotent."""
         with self._lock:
-            self._conn.close()
+            self._file.close()
 
     def file(self, sha256: str) -> Path:
         """Say where the pack of an entry lies."""
@@ -138,13 +140,21 @@ class Outbox:
         """Whether nothing more is kept now."""
         return self.totals().size_bytes >= self._max_bytes
 
-    def keep(self, packs: Sequence[Packed], now: float) -> None:
+    def keep(self, packs: Sequence[Packed], now: float, generation: int | None = None) -> None:
         """Take packs in, with the cursors behind them, in one transaction; all are on the disk when this returns.
 
+        Args:
+            packs: What to take in.
+            now: This node's wall clock.
+            generation: What ``read_again`` was when the cursors were read that the packs go on from; None: it is so.
+
         Raises:
-            LocalDiskError: They do not fit, or the disk refuses: none was taken in, and no cursor moved.
+            LocalDiskError: They do not fit, the disk refuses, or a cursor was taken back meanwhile, whose games the
+                cursors behind these packs would pass by: none was taken in, and no cursor moved.
 
         """
+        generation = self.read_again if generation is None else generation
+        self._find_folder()
         waiting, more = self.totals().size_bytes, sum(pack.size_bytes for pack in packs)
         if waiting and waiting + more > self._max_bytes:
             message = f"the outbox is full: {waiting} bytes wait, {more} more pass the limit of {self._max_bytes}"
@@ -154,6 +164,7 @@ class Outbox:
                 install(pack.file, self.file(pack.sha256))
                 reached("outbox.placed")
             with self._transaction() as conn:
+                self._require(generation)
                 for pack in packs:
                     _add(conn, pack, now)
                 reached("outbox.before_commit")
@@ -218,8 +229,8 @@ class Outbox:
     def give_back(self, sha256: str) -> None:
         """Let go of an entry whose bytes are not what they were: its database is read again from the beginning."""
         with self._transaction() as conn:
-            _read_again(conn, sha256)
-        self.read_again += 1
+            forget_and_read_again(conn, sha256)
+            self.read_again += 1
         self.file(sha256).unlink(missing_ok=True)
         log.warning("a pack of the outbox is damaged; its database is read again pack=%s", sha256)
 
@@ -273,7 +284,7 @@ class Outbox:
                     " SELECT path, game_id, identity, ? FROM games WHERE sha256 = ?",
                     (now, sha),
                 ).rowcount
-                _forget(conn, sha)
+                forget(conn, sha)
             self._left += len(packs)
             if self._left >= _PRUNE_EVERY:
                 self._left = 0
@@ -312,20 +323,44 @@ class Outbox:
         return {node: bool(durable) for node, durable in rows}
 
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        with self._lock, translated(self._folder):
-            return self._conn.execute(query, values).fetchall()
+        with self._open() as conn:
+            return conn.execute(query, values).fetchall()
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translated(self._folder):
-            self._conn.execute("BEGIN IMMEDIATE")
+        with self._open() as conn:
+            conn.execute("BEGIN IMMEDIATE")
             try:
-                yield self._conn
-                self._conn.execute("COMMIT")
+                yield conn
+                conn.execute("COMMIT")
             except BaseException:
-                if self._conn.in_transaction:
-                    self._conn.execute("ROLLBACK")
+                if conn.in_transaction:
+                    conn.execute("ROLLBACK")
                 raise
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """Give the database, which is made again where somebody removed its file."""
+        with self._lock, translated(self._folder):
+            if not self._file.is_there():
+                is_whole = self._file.renew()
+                self.read_again += 1
+                kept = "what waited is kept" if is_whole else "all games are read again"
+                log.warning("the file of the outbox was removed or replaced while it was in use; %s", kept)
+                make_dirs(self._folder)
+                self._sweep()
+            yield self._file.conn
+
+    def _require(self, generation: int) -> None:
+        if generation != self.read_again:
+            raise LocalDiskError("", "", "a part of the outbox was lost meanwhile; its games are read again")
+
+    def _find_folder(self) -> None:
+        """Make the directory of the packs again where somebody removed it; their games are read again."""
+        if not self._folder.is_dir():
+            make_dirs(self._folder)
+            log.warning("the directory of the outbox was removed while it was in use; it is made again")
+            self._sweep()
 
     def _sweep(self) -> None:
         """Bring rows and files together again after whatever ended the last process."""
@@ -354,15 +389,3 @@ def _add(conn: sqlite3.Connection, pack: Packed, now: float) -> None:
         conn.execute(
             "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)", (pack.path, pack.config, json.dumps(pack.cursor))
         )
-
-
-def _forget(conn: sqlite3.Connection, sha256: str) -> None:
-    for table in ("copies", "games", "entries"):
-        conn.execute(f"DELETE FROM {table} WHERE sha256 = ?", (sha256,))  # noqa: S608 - names of ours
-
-
-def _read_again(conn: sqlite3.Connection, sha256: str) -> None:
-    conn.execute(
-        "DELETE FROM cursors WHERE (path, config) IN (SELECT path, config FROM entries WHERE sha256 = ?)", (sha256,)
-    )
-    _forget(conn, sha256)

@@ -217,7 +217,7 @@ class Watcher:
 
     async def _keep(self, packs: Sequence[Packed]) -> bool:
         try:
-            await asyncio.to_thread(self._outbox.keep, packs, clock.wall())
+            await asyncio.to_thread(self._outbox.keep, packs, clock.wall(), self._generation)
         except LocalDiskError as error:
             self._stopped(error.message)
             return False

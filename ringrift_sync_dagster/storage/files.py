@@ -43,7 +43,7 @@ _ADVICE: Final = {
     errno.EPERM: "this user may not do that; give the directory to the user who runs the sync",
     errno.EROFS: "the file system is read-only; mount it for writing, and look into the kernel log for disk errors",
     errno.EIO: "the disk reports an input or output error; look into the kernel log before you go on",
-    errno.ENOENT: "it is not there; something else removed it, and the next cycle fetches it again",
+    errno.ENOENT: "it is not there; something else removed it, and the next try fetches or makes it again",
     errno.EXDEV: "the two names lie on different file systems; keep the incoming directory on the disk of its target",
 }
 

@@ -19,7 +19,7 @@ from ringrift_sync_dagster.settings.identity import CoordinatorKey
 from tests.agent.agents import AgentProcess, wait_until
 from tests.agent.conftest import StartAgent
 from tests.agent.through_parts import DATABASE, SPOT, Field, arrived, outbox_of, status, wait_for, wait_until_empty
-from tests.node.merging import game
+from tests.node.merging import game, give_up
 
 Ask = Callable[..., Saved]
 
@@ -77,6 +77,22 @@ def test_a_new_database_and_a_first_game_of_another_config_are_found(shared: Sha
     shared.play("n2", database="data/games/new.db", config="square8_3p")
 
     wait_for(shared.owner, "n2")
+
+
+def test_games_that_self_play_gives_up_cost_no_game_a_second_journey(shared: Shared) -> None:
+    """Their rows are deleted, and the next game takes the rowid of the newest: nothing else is read again for it."""
+    database = shared.node.root / DATABASE
+    shared.play("before giving up")
+    for number in range(3):
+        with Recorder(database, Dialect.V18) as recorder:
+            recorder.begin(game(f"given up {number}"))
+        assert not shared.saved(f"given up {number}", timeout=0.1)  # it was looked at
+        give_up(database, f"given up {number}")
+        shared.play(f"after {number}")
+        assert shared.saved(f"after {number}")
+
+    found = arrived(shared.owner)
+    assert [found.count(key) for key in ("before giving up", "after 0", "after 1", "after 2")] == [1, 1, 1, 1]
 
 
 def test_a_game_that_is_not_over_stays_until_it_is(shared: Shared) -> None:

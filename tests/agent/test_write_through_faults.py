@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -234,6 +235,30 @@ def test_a_damaged_pack_is_read_again_from_its_database(field: Field) -> None:
     wait_for(owner, "g1")
     wait_until_empty(spot)
     assert "is damaged; its database is read again" in spot.log.read_text()
+
+
+@pytest.mark.parametrize("name", ["outbox", "."])
+def test_what_is_removed_of_the_outbox_while_it_is_in_use_is_made_again(field: Field, name: str) -> None:
+    """Its directory, or all of the agent's own: what waited there is read again, and no restart is needed."""
+    owner = field.receiver()
+    spot = field.spot(owner)
+    field.play("saved")
+    wait_for(owner, "saved")
+    wait_until_empty(spot)
+    owner.stop()
+    field.play("waits")
+    wait_until(lambda: status(spot)["games"] == 1)
+    shutil.rmtree(spot.scratch / name)
+    field.play("next")
+    owner.start()
+
+    wait_for(owner, "saved", "waits", "next")
+    wait_until_empty(spot)
+    wait_until(lambda: status(spot)["stopped_by"] == "")
+    assert "was removed" in spot.log.read_text()
+    spot.stop()
+    with outbox_of(spot) as outbox:
+        assert [outbox.state(DATABASE, key) for key in ("saved", "waits", "next")] == ["durable"] * 3
 
 
 def test_sigterm_saves_what_was_finished_a_moment_ago(field: Field) -> None:
