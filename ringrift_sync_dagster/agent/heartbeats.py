@@ -1,12 +1,16 @@
 """Taking heartbeats at the owner's agent: what a node says is on it alone; the answer says what it may forget.
 
     POST /v1/heartbeat {"version": 1, "games": 3, "bytes": 900, "ids": [...], "oldest_age_seconds": 4.2,
-                        "outbox_bytes": 900, "outbox_packs": 1, "packs": ["<sha256>", ...], "stopped_by": "",
+                        "identities": [...], "outbox_bytes": 900, "outbox_packs": 1, "packs": ["<sha256>", ...],
+                        "stopped_by": "",
                         "draining": false, "drain": {"id", "drained", "unread", "error"}, "outbox": "<its name>",
                         "unread": {"databases": 1, "oldest_age_seconds": 9.1, "why": "<path>: <what is in the way>"}}
         ->  {"durable": ["<sha256>", ...], "peers": [{"node", "url", "fingerprint", "ephemeral"}], "drain": false}
 
 Where somebody wants a node emptied that he cannot reach, ``drain`` is true, beside ``drain_id`` and ``drain_seconds``.
+
+``identities`` tells of each of ``ids`` how the identity digest of that game begins, since nodes may use one id for
+different games; an agent that sends none tells ids only.
 
 A token speaks for its node. A pack is durable when it is merged, or lies verified on a node that stays: a receipt says
 so, and receipts name content. A pack without one is simply pushed again.
@@ -16,7 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -35,7 +40,7 @@ from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.identity import Scope
 from ringrift_sync_dagster.state.node_reports import DrainWish, NodeReport, take_report
 from ringrift_sync_dagster.state.receipts import holders_of
-from ringrift_sync_dagster.state.risks import MAX_IDS, Risk, every, put
+from ringrift_sync_dagster.state.risks import IDENTITY_CHARS, MAX_IDS, Risk, every, put
 from ringrift_sync_dagster.state.store import StateStore
 
 VERSION: Final = 1
@@ -44,6 +49,7 @@ _ID_CHARS: Final = 200
 _OUTBOX_CHARS: Final = 32
 _WORDS_CHARS: Final = 500
 _MOST: Final = 1 << 62
+_IDENTITY: Final = re.compile(f"([0-9a-f]{{{IDENTITY_CHARS}}})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class HeartbeatDesk:
         metrics: Shows what is at risk.
         hosts: The inventory; without it no peers are named.
         min_copies: So many persistent nodes with a pack are as good as this one.
+        held: Says which of these packs this node holds now, by more than its receipts.
 
     """
 
@@ -76,8 +83,9 @@ class HeartbeatDesk:
         metrics: Metrics,
         hosts: Path | None,
         min_copies: int = 1,
+        held: Callable[[Sequence[str]], set[str]] = lambda _: set(),
     ) -> None:
-        self._min_copies = min_copies
+        self._min_copies, self._held = min_copies, held
         self._store, self._node_id, self._limits, self._metrics = store, node_id, limits, metrics
         self._peers = None if store is None or hosts is None else Peers(store, hosts, node_id)
         self._one_at_a_time = asyncio.Lock()
@@ -111,14 +119,12 @@ class HeartbeatDesk:
         waits = {"games": risk.games, "outbox_bytes": risk.outbox_bytes}
         wish = take_report(store, risk.node, beat.report, risk.at, **waits)
         put(store, risk)
-        stays = {self._node_id} if self._peers is None else self._peers.persistent
-        held = holders_of(store, beat.packs)
-        durable = [sha for sha in beat.packs if self._is_durable(stays.intersection(held.get(sha, ())))]
+        stays = frozenset[str]() if self._peers is None else self._peers.persistent - {self._node_id}
+        here, there = self._held(beat.packs), holders_of(store, beat.packs)
+        copies = {sha: len(stays.intersection(there.get(sha, ()))) for sha in beat.packs}
+        durable = [sha for sha in beat.packs if sha in here or copies[sha] >= self._min_copies]
         peers = [] if self._peers is None else [peer.as_json() for peer in self._peers.of(risk.node)]
         return {"durable": durable, "peers": peers, **_drain(wish)}
-
-    def _is_durable(self, holders: Collection[str]) -> bool:
-        return self._node_id in holders or len(holders) >= self._min_copies
 
 
 def _checked(node: str, body: dict[str, Any], now: float) -> _Beat:
@@ -131,19 +137,24 @@ def _checked(node: str, body: dict[str, Any], now: float) -> _Beat:
     if body.get("version") != VERSION:
         raise ValueError(f"its version is {body.get('version')!r}, and this agent knows {VERSION}")
     ids, packs, age = body.get("ids", []), body.get("packs", []), _age(body)
+    identities = body.get("identities") or []
     if not isinstance(ids, list) or len(ids) > MAX_IDS:
         raise ValueError(f"ids must be a list of at most {MAX_IDS}")
     if not isinstance(packs, list) or len(packs) > MAX_PACKS:
         raise ValueError(f"packs must be a list of at most {MAX_PACKS}")
     if not all(isinstance(one, str) and 0 < len(one) <= _ID_CHARS and storable(one, _ID_CHARS) == one for one in ids):
         raise ValueError(f"an id is a text of 1 to {_ID_CHARS} characters that can be stored")
+    if not isinstance(identities, list) or (identities and len(identities) != len(ids)):
+        raise ValueError("identities must be as many as ids, or none")
+    if not all(isinstance(one, str) and _IDENTITY.fullmatch(one) for one in identities):
+        raise ValueError(f"an identity is the first {IDENTITY_CHARS} characters of a digest in hexadecimal, or nothing")
     if not all(isinstance(one, str) and SHA256.fullmatch(one) for one in packs):
         raise ValueError("packs are named by their SHA-256")
     games, size, outbox_bytes, outbox_packs = (
         _count(body, name) for name in ("games", "bytes", "outbox_bytes", "outbox_packs")
     )
     oldest_at = None if age is None else now - age
-    risk = Risk(node, games, size, ids, oldest_at, outbox_bytes, outbox_packs, now)
+    risk = Risk(node, games, size, ids, oldest_at, outbox_bytes, outbox_packs, now, identities=identities)
     return _Beat(risk, tuple(packs), _report(body, now))
 
 

@@ -262,6 +262,20 @@ class Outbox:
         query = "SELECT game_id FROM entries JOIN games USING (sha256) ORDER BY created, game_id LIMIT ?"
         return [row[0] for row in self._rows(query, (limit,))]
 
+    def identities(self, ids: Sequence[str]) -> list[str]:
+        """Give the content identity of each game by its id, nothing where it does not wait any more.
+
+        An id that several games have is given each of theirs in turn.
+        """
+        query = (
+            "SELECT game_id, identity FROM entries JOIN games USING (sha256)"
+            " WHERE game_id IN (SELECT value FROM json_each(?)) ORDER BY created DESC"
+        )
+        found: dict[str, list[str]] = {}
+        for game_id, identity in self._rows(query, (json.dumps(ids),)) if ids else ():
+            found.setdefault(game_id, []).append(identity)
+        return [found[one].pop() if found.get(one) else "" for one in ids]
+
     def identity(self) -> str:
         """Give a name of this outbox alone: a node that is there again with another one has lost what it had."""
         return self.note("identity") or self.note("identity", secrets.token_hex(8))

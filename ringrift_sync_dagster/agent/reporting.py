@@ -24,6 +24,7 @@ from ringrift_sync_dagster.core.model import SHA256
 from ringrift_sync_dagster.errors import LocalDiskError, RemoteCallError, RungUnusableError, SyncError, UnreachableError
 from ringrift_sync_dagster.settings import clock
 from ringrift_sync_dagster.settings.clock import Deadline
+from ringrift_sync_dagster.state.risks import IDENTITY_CHARS
 from ringrift_sync_dagster.transports.p2p_http import P2PHttpTransport
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ class Reports:
     def _tell(self, way: P2PHttpTransport, more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Tell what is at risk; give what was told and the answer. In one thread: a node that rests pays for each."""
         body = {**risk(self._outbox, clock.wall()), **more, "outbox": self._outbox.identity()}
+        body["identities"] = [one[:IDENTITY_CHARS] for one in self._outbox.identities(body["ids"])]
         body["packs"] = [entry.sha256 for entry in self._outbox.entries(_PACKS_ASKED)]
         return body, way.tell("/v1/heartbeat", body, deadline=Deadline.after(_SECONDS))
 

@@ -47,6 +47,7 @@ from ringrift_sync_dagster.agent.watchdog import watching
 from ringrift_sync_dagster.agent.ways import Ways
 from ringrift_sync_dagster.core.model import checked_node_name
 from ringrift_sync_dagster.errors import ConfigError, Problem
+from ringrift_sync_dagster.intake.holding import Holding
 from ringrift_sync_dagster.node.roots import Roots
 from ringrift_sync_dagster.settings.identity import CoordinatorKey
 from ringrift_sync_dagster.state.store import StateStore
@@ -252,13 +253,15 @@ def _build(config: AgentConfig) -> Parts:
     trusted = TrustedNetworks(config.trusted_networks)
     landing = config.incoming or scratch / "incoming"
     incoming = Incoming(landing)
-    taken_in = config.incoming is not None or config.coordinator_key is not None
+    holding = Holding(config.node_id, store, Layout(config.merge_into or config.roots[0]), landing)
+    merges = config.incoming is not None or config.coordinator_key is not None
     merger = _merger(config, metrics)
     forwarder = None if config.forward is None else Forwarder(config.forward, config.node_id, landing, trusted)
     listener = merger or forwarder
     uploads = Uploads(
-        incoming, receipts, limits, metrics, taken_in=taken_in, arrived=None if listener is None else listener.arrived
-    )
+        incoming, receipts, limits, metrics, taken_in=holding.has_taken_in if merges else None,
+        arrived=None if listener is None else listener.arrived,
+    )  # fmt: skip
     return Parts(
         node_id=config.node_id,
         root=config.roots[0],
@@ -271,7 +274,9 @@ def _build(config: AgentConfig) -> Parts:
         manifest=Manifest(calls, limits, metrics),
         receipts=receipts,
         events=EventDesk(shared, config.node_id, limits),
-        heartbeats=HeartbeatDesk(shared, config.node_id, limits, metrics, config.hosts, config.min_durable_copies),
+        heartbeats=HeartbeatDesk(
+            shared, config.node_id, limits, metrics, config.hosts, config.min_durable_copies, holding.held
+        ),
         merger=merger,
         forwarder=forwarder,
     )

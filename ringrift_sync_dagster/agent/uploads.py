@@ -48,8 +48,9 @@ class Uploads:
         receipts: Where they are acknowledged.
         limits: Bounds of the agent.
         metrics: Counts what arrives.
-        taken_in: True: the owner of the folder merges what arrives and lets the file go, so a receipt outlives it.
-            Elsewhere a receipt holds while the file is there: what was applied and removed may be pushed again.
+        taken_in: Where the owner of the folder merges what arrives and lets the file go: says of a receipt whether that
+            is still where it went. None: a receipt holds while the file is there, so that what was applied and removed
+            may be pushed again.
         arrived: Is told of each artifact that now lies here, verified; it must not wait.
 
     """
@@ -61,7 +62,7 @@ class Uploads:
         limits: Limits,
         metrics: Metrics,
         *,
-        taken_in: bool = False,
+        taken_in: Callable[[Receipt], bool] | None = None,
         arrived: Callable[[Path], None] | None = None,
     ) -> None:
         self._taken_in = taken_in
@@ -122,10 +123,17 @@ class Uploads:
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def receipt(self, place: Place) -> Receipt | None:
-        """Give the receipt of an artifact that this node holds, or that its owner has taken in."""
-        if not self._taken_in and not await asyncio.to_thread(place.final.is_file):
+        """Give the receipt of an artifact that this node holds now, or that its owner has taken in and has still.
+
+        The file is looked for first: whoever takes it in lets it go last of all.
+        """
+        there = await asyncio.to_thread(place.final.is_file)
+        if not there and self._taken_in is None:
             return None
-        return await self._receipts.get(place.final.name)
+        receipt = await self._receipts.get(place.final.name)
+        if there or receipt is None or self._taken_in is None:
+            return receipt
+        return receipt if await asyncio.to_thread(self._taken_in, receipt) else None
 
     async def _place(self, request: web.Request) -> Place:
         node, sha = request.match_info["node"], request.match_info["sha"]
@@ -188,7 +196,7 @@ class Uploads:
 
     async def note(self, place: Place) -> None:
         """Note the state in which a large artifact was verified; without the note it is only read once more."""
-        if not self._taken_in:
+        if self._taken_in is None:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(note_verified, str(place.final))
 

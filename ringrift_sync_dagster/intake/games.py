@@ -24,6 +24,7 @@ from ringrift_sync_dagster.core.model import Partition
 from ringrift_sync_dagster.errors import LocalDiskError, PackRefusedError
 from ringrift_sync_dagster.intake.arrival import Accepted, Arrival, SetAside
 from ringrift_sync_dagster.intake.changes import deliver_changes
+from ringrift_sync_dagster.intake.holding import Holding
 from ringrift_sync_dagster.intake.sitting import current, held
 from ringrift_sync_dagster.node import faults, packfile
 from ringrift_sync_dagster.node.claims import read_claims
@@ -92,6 +93,11 @@ class GamesIntake:
         """The store that games of a node's database go into, by the database's name."""
         found = classify(path) if path else None
         return self.evaluation if found is not None and found.kind == "eval" else self.store
+
+    @property
+    def holding(self) -> Holding:
+        """What the owner holds now, of what it has receipts for."""
+        return Holding(self.owner, self.state, self.layout)
 
     @property
     def quarantine(self) -> Quarantine:

@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import uuid
-from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from .errors import KitError
 from .reader import uri_path
@@ -185,6 +185,24 @@ def mark_sent(conn: sqlite3.Connection, up_to: int) -> None:
     with writing(conn):
         conn.execute("UPDATE ringrift_changes SET sent = 1 WHERE sent = 0 AND seq <= ?", (up_to,))
         conn.execute("DELETE FROM ringrift_changes WHERE sent = 1 AND seq <= ? - 1000", (up_to,))
+
+
+_TAKEN_DDL = "CREATE TABLE IF NOT EXISTS ringrift_taken (artifact TEXT PRIMARY KEY) WITHOUT ROWID"
+"""The artifacts that were merged into this very database, whether or not they held anything new."""
+
+
+def note_taken(conn: sqlite3.Connection, artifact: str) -> None:
+    """Remember that an artifact was merged, inside the transaction that merges it: the two are lost together."""
+    conn.execute(_TAKEN_DDL)
+    conn.execute("INSERT OR IGNORE INTO ringrift_taken VALUES (?)", (artifact,))
+
+
+def taken(conn: sqlite3.Connection, artifacts: Sequence[str]) -> Set[str]:
+    """Of these artifacts, those that were merged into this database."""
+    if not table_columns(conn, "main", "ringrift_taken"):
+        return set()
+    query = "SELECT 1 FROM ringrift_taken WHERE artifact = ?"
+    return {one for one in artifacts if conn.execute(query, (one,)).fetchone()}
 
 
 def known_identities(conn: sqlite3.Connection, ids: List[str]) -> Dict[str, List[str]]:

@@ -106,6 +106,7 @@ def merge_pack(
                 cursor = pushed.cursor_to_write(conn, cursor, origin.node, config)
             if cursor is not None:
                 canonical.write_cursor(conn, origin.node, cursor[0], config, cursor[1])
+            canonical.note_taken(conn, origin.artifact)
             merged = merger.finish(note or {})
             before_commit()
             reached("merge.before_commit")
@@ -156,17 +157,9 @@ class _Merger:
         generation = int(canonical.get(self.conn, "generation") or 0) + int(changed)
         store_id = canonical.get(self.conn, "store_id") or ""
         merged = Merged(
-            self.new,
-            self.same,
-            self.annotated,
-            self.revised,
-            self.renamed,
-            tuple(self.asides),
-            games,
-            store_id,
-            generation,
-            changed,
-        )
+            self.new, self.same, self.annotated, self.revised, self.renamed, tuple(self.asides), games, store_id,
+            generation, changed,
+        )  # fmt: skip
         if changed:
             canonical.put(self.conn, "games", games)
             canonical.put(self.conn, "generation", generation)

@@ -98,6 +98,8 @@ def into_own(
                 canonical.put(conn, _DUE + pack.config, note.node)
             if note.cursor is not None:
                 canonical.write_cursor(conn, note.node, note.cursor[0], pack.config, note.cursor[1])
+            if note.fields.get("artifact"):
+                canonical.note_taken(conn, note.fields["artifact"])
             if merged.changed:
                 generation = int(canonical.get(conn, "generation") or 0) + 1
                 canonical.put(conn, "generation", generation)

@@ -124,6 +124,15 @@ def has_receipt(store: StateStore, sha256: str, node: str) -> bool:
         return connection.execute(sa.select(receipts.c.id).where(_of(sha256, node))).first() is not None
 
 
+def receipts_at(store: StateStore, node: str, sha256s: Sequence[str]) -> list[Receipt]:
+    """Give a node's receipts for these artifacts, oldest first."""
+    found: list[Receipt] = []
+    for start in range(0, len(sha256s), _CHUNK):
+        wanted = (receipts.c.node == node) & receipts.c.sha256.in_(sha256s[start : start + _CHUNK])
+        found += _receipts(store, _select().where(wanted))
+    return sorted(found, key=lambda one: one.id)
+
+
 def holders_of(store: StateStore, sha256s: Sequence[str]) -> dict[str, set[str]]:
     """Give the nodes that hold a verified copy of each of these artifacts; one that nobody holds is left out."""
     found: dict[str, set[str]] = {}

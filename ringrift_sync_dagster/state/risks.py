@@ -22,6 +22,8 @@ PREDECESSOR: Final = ".before-"
 """Between the name of a node and a mark: what was at risk on it before it came back without its outbox."""
 MAX_IDS: Final = 10_000
 """Ids that a node may tell; ``games`` counts those beyond it too."""
+IDENTITY_CHARS: Final = 16
+"""So much of an identity digest is told with an id: it tells apart the few games that share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,11 @@ class Risk:
         outbox_packs: In how many packs.
         at: When it said so.
         lost_at: When the node was given up with them; None while it is not.
+        identities: How the identity digest of each of ``ids`` begins, empty where that is not known; none of them where
+            the node tells ids only.
 
     Raises:
-        ValueError: The name cannot name a node, or a number is below 0.
+        ValueError: The name cannot name a node, a number is below 0, or the identities are not as many as the ids.
 
     """
 
@@ -53,11 +57,19 @@ class Risk:
     outbox_packs: int = 0
     at: float = 0.0
     lost_at: float | None = None
+    identities: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         checked_node_name(self.node)
         if min(self.games, self.bytes, self.outbox_bytes, self.outbox_packs) < 0 or len(self.ids) > MAX_IDS:
             raise ValueError(f"this is nothing that {self.node} could have at risk")
+        if self.identities and len(self.identities) != len(self.ids):
+            raise ValueError(f"{self.node} has {len(self.ids)} ids at risk, and {len(self.identities)} identities")
+
+    @property
+    def claims(self) -> list[tuple[str, str]]:
+        """Each game as its id and how its identity begins."""
+        return list(zip(self.ids, self.identities or [""] * len(self.ids), strict=True))
 
     def age(self, now: float) -> float | None:
         """How old the oldest unsaved game is now, in seconds; it goes on growing while the node is silent."""
@@ -71,7 +83,10 @@ def put(store: StateStore, risk: Risk) -> None:
         StateError: The database cannot be written.
 
     """
-    row = {**asdict(risk), "ids": list(risk.ids)}
+    row = asdict(risk)
+    identities = row.pop("identities")
+    # One column has both: the ids alone, as always, or each with its identity.
+    row["ids"] = [list(one) for one in risk.claims] if identities else list(risk.ids)
     with store.begin() as connection:
         insert_or_update(connection, risks, [row], ("node",), [name for name in row if name != "node"])
 
@@ -97,7 +112,11 @@ def risk_of(store: StateStore, node: str) -> Risk | None:
     """
     with store.read() as connection:
         row = connection.execute(sa.select(risks).where(risks.c.node == node)).mappings().first()
-    return None if row is None else Risk(**row)
+    if row is None:
+        return None
+    pairs = [one if isinstance(one, list) else [one, ""] for one in row["ids"]]
+    identities = [identity for _, identity in pairs]
+    return Risk(**{**row, "ids": [one for one, _ in pairs]}, identities=identities if any(identities) else ())
 
 
 def oldest(store: StateStore) -> Risk | None:

@@ -69,9 +69,15 @@ class CanonicalStore:
         """Write down a change that merged nothing, only set games aside, with the cursor behind it."""
         with self._write(config) as conn, canonical.writing(conn):
             canonical.prepare(conn)
+            canonical.note_taken(conn, str(summary["artifact"]))
             canonical.add_change(conn, change_id, {**summary, "canonical_games": canonical.count(conn)})
             if cursor is not None:
                 canonical.write_cursor(conn, node, cursor[0], config, cursor[1])
+
+    def taken(self, config: str, artifacts: Sequence[str]) -> set[str]:
+        """Of these artifacts, those that were merged into the database that is there now."""
+        with self._read(config) as conn:
+            return canonical.taken(conn, artifacts) if conn else set()
 
     def missing(self, config: str, listed: Sequence[tuple[str, str]]) -> list[str]:
         """Of games listed as (id, identity digest), the ids whose identity the store does not hold."""
@@ -85,11 +91,11 @@ class CanonicalStore:
             known = canonical.known_identities(conn, sorted({game_id for game_id, _ in listed})) if conn else {}
         return {(game_id, identity) for game_id, identity in listed if identity in known.get(game_id, ())}
 
-    def known(self, config: str, ids: Sequence[str]) -> set[str]:
-        """Of games by their original ids, those that the store holds, under whatever id."""
+    def known(self, config: str, ids: Sequence[str]) -> dict[str, list[str]]:
+        """Of games by their original ids, those that the store holds, under whatever id: each with its identities."""
         with self._read(config) as conn:
             found = canonical.known_identities(conn, list(ids)) if conn else {}
-        return {game_id for game_id, identities in found.items() if identities}
+        return {game_id: identities for game_id, identities in found.items() if identities}
 
     def differing(self, config: str, node: str, told: Mapping[str, str]) -> list[str]:
         """Of games that a node told as id to annotation digest, those whose annotation the store has not met."""

@@ -55,6 +55,11 @@ class RecordsStore:
         with self._read(family) as conn:
             return conn is not None and next(iter(records.family(family).all_records(conn, config)), None) is not None
 
+    def taken(self, family: str, artifacts: Sequence[str]) -> set[str]:
+        """Of these artifacts, those that were united with the database that is there now."""
+        with self._read(family) as conn:
+            return canonical.taken(conn, artifacts) if conn else set()
+
     def set_cursor(self, family: str, config: str, node: str, path: str, cursor: dict[str, Any]) -> None:
         """Remember a cursor for which there was nothing to merge."""
         with self._read(family) as conn:

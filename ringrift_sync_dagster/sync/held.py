@@ -23,7 +23,6 @@ from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state.admission import TransferRequest
 from ringrift_sync_dagster.state.held_places import HeldPlace, place_of, set_place
 from ringrift_sync_dagster.state.nodes import DOWN, UP, node_rows
-from ringrift_sync_dagster.state.receipts import has_receipt
 from ringrift_sync_dagster.storage.files import make_dirs
 from ringrift_sync_dagster.sync.report import Note
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -58,7 +57,7 @@ class Brought:
 
 
 def bring_held(runtime: Runtime, nodes: Sequence[Node], trigger: str) -> list[Brought]:
-    """Fetch from each node what it holds of others and the owner has no receipt for; take it in under its origin.
+    """Fetch from each node what it holds of others and the owner does not have; take it in under its origin.
 
     Errors of one node are in what is given for it, and never stop the others. Idempotent.
 
@@ -75,7 +74,7 @@ def bring_held(runtime: Runtime, nodes: Sequence[Node], trigger: str) -> list[Br
 
 
 def bring_of_silent(runtime: Runtime, silent: Collection[str], trigger: str) -> list[Note]:
-    """While nodes are silent, fetch what agents of nodes that stay hold of others and the owner has no receipt for.
+    """While nodes are silent, fetch what agents of nodes that stay hold of others and the owner does not have.
 
     Each of them is asked for what is new since the last time, at most every ``AGAIN_SECONDS``, whoever passes; the
     first time in each hour for everything, because a node may have lost its count. What fails is tried again.
@@ -127,7 +126,7 @@ def _bring(runtime: Runtime, node: Node, trigger: str, after: int = 0) -> tuple[
         with contextlib.closing(runtime.ladder.agent_of(node)) as agent:
             for held in held_by(agent, after):
                 last = max(last, held.id)
-                if held.origin == runtime.intake.owner or has_receipt(runtime.state, held.sha256, runtime.intake.owner):
+                if held.origin == runtime.intake.owner or runtime.intake.holding.held([held.sha256]):
                     continue
                 try:
                     _fetch(runtime, agent, node, held, trigger)

@@ -11,7 +11,7 @@ from typing import Final
 from ringrift_sync_dagster.core.model import SHA256, DataType, is_node_name
 from ringrift_sync_dagster.core.retention import ARTIFACTS, PARTIAL, QUARANTINE, TAKEN_IN, Item, Kind
 from ringrift_sync_dagster.node.patterns import CONFIGS
-from ringrift_sync_dagster.state.receipts import has_receipt, receipts_of
+from ringrift_sync_dagster.state.receipts import receipts_of
 from ringrift_sync_dagster.state.store import StateStore
 from ringrift_sync_dagster.state.transfers import TransferState, transfer_rows
 from ringrift_sync_dagster.state.versions import Version, VersionState, all_published, all_versions
@@ -70,14 +70,19 @@ class Look:
     def _incoming(self, moves: frozenset[str]) -> Iterator[Found]:
         for folder in sorted((self.runtime.layout.root / "data" / "incoming").glob("*")):
             if folder.is_dir() and is_node_name(folder.name):
-                for path, size, at in _files(folder):
+                files = _files(folder)
+                whole = [path.name for path, _, _ in files if SHA256.fullmatch(path.name)]
+                taken_in = self.runtime.intake.holding.taken_in(whole)
+                for path, size, at in files:
                     sha256 = path.name.removesuffix(".part")
-                    due, spare, held = self._of_incoming(path, sha256, at, moves)
+                    due, spare, held = self._of_incoming(path, sha256, at, moves, taken_in)
                     name = self.runtime.layout.relative(path)
                     item = Item(Kind.INCOMING, name, size, at, due, spare, held)
                     yield Found(item, self._unlinking(path, at), sha256, folder.name)
 
-    def _of_incoming(self, path: Path, sha256: str, at: float, moves: frozenset[str]) -> tuple[str, bool, str]:
+    def _of_incoming(
+        self, path: Path, sha256: str, at: float, moves: frozenset[str], taken_in: set[str]
+    ) -> tuple[str, bool, str]:
         age = self.now - at
         if not SHA256.fullmatch(sha256):
             return "", False, "its name is none of ours"
@@ -86,7 +91,7 @@ class Look:
         if path.suffix == ".part":
             due = "nobody went on with it for a day" if age > PARTIAL.number else ""
             return due, age > STILL_SECONDS, "it is being written"
-        if has_receipt(self.runtime.state, sha256, self.runtime.intake.owner):
+        if sha256 in taken_in:
             due = "it is merged, and has its receipt" if age > TAKEN_IN.number else ""
             return due, False, "it was merged just now"
         return "", False, "it is not merged yet"
@@ -144,9 +149,7 @@ class Look:
         game = _GAME.fullmatch(entry.name)
         if game is not None and (game["id"], game["identity"]) not in known:
             return "it is the only copy of a game"
-        if entry.name.startswith("pack-") and not has_receipt(
-            self.runtime.state, entry.artifact, self.runtime.intake.owner
-        ):
+        if entry.name.startswith("pack-") and not self.runtime.intake.holding.merged([entry.artifact]):
             return "it may be the only copy of games"
         return ""
 

@@ -7,7 +7,7 @@ that did not arrive since, in the canonical or the evaluation store or in quaran
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,15 +100,29 @@ def known_losses(state: StateStore, layout: Layout) -> list[Loss]:
 
 
 def lost_ids(layout: Layout, risk: Risk) -> tuple[str, ...]:
-    """Give the games of a heartbeat that the owner does not have, nowhere."""
-    left = list(risk.ids)
+    """Give the games of a heartbeat that the owner does not have, nowhere, by their ids.
+
+    Where the heartbeat told identities, a game of another node with the same id does not hide one that is lost.
+    """
+    left = risk.claims
     for store in (CanonicalStore(layout), CanonicalStore(layout, evaluation=True)):
         for config in CONFIGS:
-            left = [one for one in left if one not in store.known(config, left)] if left else []
+            left = _without(left, store.known(config, [game_id for game_id, _ in left])) if left else []
     if left and layout.quarantine.is_dir():
-        aside = {entry.name.rpartition("~")[0] for entry in Quarantine(layout.quarantine).entries()}
-        left = [one for one in left if one not in aside]
-    return tuple(left)
+        aside: dict[str, list[str]] = {}
+        for entry in Quarantine(layout.quarantine).entries():
+            game_id, _, identity = entry.name.rpartition("~")
+            aside.setdefault(game_id, []).append(identity)
+        left = _without(left, aside)
+    return tuple(game_id for game_id, _ in left)
+
+
+def _without(claims: list[tuple[str, str]], found: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Give the games that are not among those found; one without identity is there when any has its id."""
+    return [
+        (game_id, begins) for game_id, begins in claims
+        if not any(identity.startswith(begins) for identity in found.get(game_id, ()))
+    ]  # fmt: skip
 
 
 def too_old(runtime: Runtime, now: float, most_seconds: float) -> list[Orphans]:

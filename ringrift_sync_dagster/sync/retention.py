@@ -23,7 +23,7 @@ from ringrift_sync_dagster.settings.nodes import Node
 from ringrift_sync_dagster.state.events import publish
 from ringrift_sync_dagster.state.leases import hold
 from ringrift_sync_dagster.state.pruning import prune
-from ringrift_sync_dagster.state.receipts import get_artifact, has_receipt, receipts_of
+from ringrift_sync_dagster.state.receipts import get_artifact, receipts_at
 from ringrift_sync_dagster.sync.held import held_by
 from ringrift_sync_dagster.sync.keeping import Found, Look, moving
 from ringrift_sync_dagster.sync.runtime import Runtime
@@ -139,15 +139,17 @@ def _node_packs(runtime: Runtime, nodes: Sequence[Node], now: float) -> tuple[li
         answers = list(pool.map(lambda node: _ask(runtime, node), [one for one in nodes if not one.is_coordinator]))
     found: list[Found] = []
     notes: list[str] = []
-    for node, packs, note in answers:
+    for node, told, note in answers:
         notes += [note] if note else []
+        # What is of the owner was brought by us, and is taken in there by whoever installs it.
+        packs = [pack for pack in told if pack.origin != runtime.intake.owner]
+        shas = [pack.sha256 for pack in packs]
+        ours = runtime.intake.holding.held(shas)
+        since = {one.sha256: one.verified_at for one in receipts_at(runtime.state, runtime.intake.owner, shas)}
         for pack in packs:
-            if pack.origin == runtime.intake.owner:
-                continue  # brought by us, and taken in there by whoever installs it
-            receipts = [one for one in receipts_of(runtime.state, pack.sha256) if one.node == runtime.intake.owner]
-            at = receipts[0].verified_at if receipts else now
-            why = "so long after our own receipt" if receipts and now - at > NODE_PACKS.number else ""
-            stays = "our receipt is younger than a day" if receipts else "we have no receipt for it"
+            at = since.get(pack.sha256, now) if pack.sha256 in ours else now
+            why = "so long after our own receipt" if now - at > NODE_PACKS.number else ""
+            stays = "our receipt is younger than a day" if pack.sha256 in ours else "we do not have it"
             name = f"{node.name}:incoming/{pack.origin}/{pack.sha256}"
             item = Item(Kind.NODE_PACKS, name, pack.size_bytes, at, why, held="" if why else stays)
             found.append(Found(item, _letting_go(runtime, node, pack), pack.sha256, node.name))
@@ -166,8 +168,8 @@ def _ask(runtime: Runtime, node: Node) -> tuple[Node, list[Held], str]:
 
 def _letting_go(runtime: Runtime, node: Node, pack: Held) -> Callable[[], str]:
     def let_go() -> str:
-        if not has_receipt(runtime.state, pack.sha256, runtime.intake.owner):
-            return "we have no receipt for it any more"
+        if not runtime.intake.holding.held([pack.sha256]):
+            return "we do not have it any more"
         with contextlib.closing(runtime.ladder.agent_of(node)) as agent:
             agent.let_go(pack, deadline=clock.Deadline.after(ASK_SECONDS))
         return ""

@@ -60,6 +60,20 @@ def test_a_pack_waits_for_the_owner_and_comes_under_its_origin_s_name(
 
 
 @pytest.mark.cluster
+def test_an_owner_that_lost_a_pack_is_given_it_again_though_it_has_its_receipt(
+    hub: AgentProcess, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    agent = keeper(hub, start_agent, tmp_path, "node", "relay")
+    with hub:
+        there = tmp_path / "hub-incoming/vast-1" / push(agent, b"a pack of a node that died", "vast-1")
+        wait_until(there.is_file, 5)
+        there.unlink()
+        agent.stop()
+        agent.start()  # asks about everything at once, as it does each hour
+        wait_until(there.is_file, 5)
+
+
+@pytest.mark.cluster
 def test_without_scope_relay_the_pack_stays_and_the_log_says_why(
     hub: AgentProcess, start_agent: StartAgent, tmp_path: Path
 ) -> None:

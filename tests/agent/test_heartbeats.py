@@ -75,6 +75,13 @@ def beat(hub: AgentProcess, sub: str, *scopes: str, **more: object) -> requests.
     return hub.request("POST", "/v1/heartbeat", token=token, json={**BEAT, **more})
 
 
+def lie(hub: AgentProcess, sha: str) -> None:
+    """Let an artifact of vast-1 lie at the owner."""
+    folder = hub.scratch / "incoming" / "vast-1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / sha).touch()
+
+
 def test_what_a_node_says_is_in_the_shared_database_and_in_the_metrics(hub: AgentProcess, state: StateStore) -> None:
     answer = beat(hub, "vast-1")
 
@@ -97,13 +104,14 @@ def test_what_a_node_says_is_in_the_shared_database_and_in_the_metrics(hub: Agen
 
 
 def test_the_answer_names_what_is_durable_and_nothing_else(hub: AgentProcess, state: StateStore) -> None:
-    merged, at_peer, at_ephemeral, unknown = ("1" * 64, "2" * 64, "3" * 64, "4" * 64)
-    for sha, holder in ((merged, "hub-1"), (at_peer, "near"), (at_ephemeral, "vast-2")):
+    here, at_peer, at_ephemeral, unknown, gone = ("1" * 64, "2" * 64, "3" * 64, "4" * 64, "5" * 64)
+    for sha, holder in ((here, "hub-1"), (at_peer, "near"), (at_ephemeral, "vast-2"), (gone, "hub-1")):
         add_receipt(state, Receipt(sha, holder, f"vast-1/{sha}", 10, time.time()))
+    lie(hub, here)
 
-    answer = beat(hub, "vast-1", packs=[unknown, at_ephemeral, at_peer, merged]).json()
+    answer = beat(hub, "vast-1", packs=[unknown, at_ephemeral, at_peer, here, gone]).json()
 
-    assert answer["durable"] == [at_peer, merged]
+    assert answer["durable"] == [at_peer, here]
     assert answer["drain"] is False
 
 
@@ -121,7 +129,8 @@ def test_peers_stay_have_an_agent_that_was_up_lately_and_the_best_is_first(hub: 
     [
         {"version": 2}, {"games": -1}, {"games": True}, {"games": 1 << 63}, {"bytes": "9"}, {"ids": ["x"] * 10_001},
         {"ids": [7]}, {"ids": ["\x00"]}, {"oldest_age_seconds": -1}, {"oldest_age_seconds": "old"},
-        {"packs": ["../x"]}, {"packs": "x"},
+        {"packs": ["../x"]}, {"packs": "x"}, {"identities": ["0" * 16]}, {"identities": ["0" * 16, "g" * 16]},
+        {"identities": ["0" * 16, 7]}, {"identities": "x"},
     ],
 )  # fmt: skip
 def test_a_heartbeat_that_makes_no_sense_is_refused_whole(
@@ -156,6 +165,7 @@ def test_so_many_persistent_copies_are_durable_as_the_owner_was_told(
     more = {"hosts": f"Path({str(tmp_path / 'hosts.yaml')!r})", "min_durable_copies": "2"}
     host = next(free_addresses)
     with AgentProcess("hub-1", tmp_path / "hub-1", host, coordinator_key, state_url=url, more=more) as running:
+        lie(running, at_owner)
         assert beat(running, "vast-1", packs=[at_one, at_two, at_owner]).json()["durable"] == [at_two, at_owner]
 
 

@@ -70,6 +70,19 @@ def test_a_pack_is_kept_with_its_games_and_the_cursor_behind_it(outbox: Outbox, 
     assert (outbox.state("1.db", "g1"), outbox.state("2.db", "g1"), outbox.ids(10)) == ("waits", "", ["g1"])
 
 
+def test_identities_are_those_of_the_games_that_wait_also_where_two_have_one_id(outbox: Outbox, tmp_path: Path) -> None:
+    packs = [made(tmp_path, number) for number in range(3)]
+    same = replace(packs[2], games=(("g0", "identity-2"), ("g1", "identity-3")))
+    outbox.keep([*packs[:2], same], 7.0)
+
+    told = outbox.identities(["g0", "g1", "g0", "gone", "g1", "g1"])
+
+    assert (sorted(told[0:3:2]), sorted([told[1], *told[4:]])) == (
+        ["identity-0", "identity-2"], ["", "identity-1", "identity-3"],
+    )  # fmt: skip
+    assert (told[3], outbox.identities([])) == ("", [])
+
+
 def test_the_copy_of_the_coordinator_lets_an_entry_go(outbox: Outbox, tmp_path: Path) -> None:
     pack = made(tmp_path, 1)
     outbox.keep([pack], 7.0)

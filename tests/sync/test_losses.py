@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from ringrift_sync_dagster.settings.settings import Settings, load_settings
 from ringrift_sync_dagster.state.events import newest_events
 from ringrift_sync_dagster.state.node_reports import NodeReport, take_report
 from ringrift_sync_dagster.state.nodes import failed, seen
-from ringrift_sync_dagster.state.risks import Risk, every, put
-from ringrift_sync_dagster.sync.losses import GONE_SECONDS, find_losses, known_losses, too_old
+from ringrift_sync_dagster.state.risks import IDENTITY_CHARS, Risk, every, put, risk_of
+from ringrift_sync_dagster.sync.losses import GONE_SECONDS, find_losses, known_losses, lost_ids, too_old
 from ringrift_sync_dagster.sync.runtime import Runtime
 from tests.agent.packing import pack
 
@@ -74,6 +75,26 @@ def test_after_a_silence_only_what_never_came_is_lost_and_what_comes_later_is_no
     say(runtime, "d")
     assert known_losses(runtime.state, runtime.layout) == []
     assert every(runtime.state)[0].lost_at is None
+
+
+def test_a_game_of_another_node_with_the_same_id_hides_none_that_is_lost(runtime: Runtime, tmp_path: Path) -> None:
+    arrive(runtime, tmp_path, "a", "b")
+    ((there, *_),) = runtime.intake.store.known("hex8_2p", ["a"]).values()
+    aside = runtime.intake.quarantine
+    aside.add("vast-2", f"c~{'5' * 64}", b"x", reason="short", detail="", artifact="", at=clock.wall())
+    claims = [
+        ("a", there[:IDENTITY_CHARS]), ("a", "0" * IDENTITY_CHARS), ("b", ""), ("c", "5" * IDENTITY_CHARS),
+        ("c", "6" * IDENTITY_CHARS), ("d", ""),
+    ]  # fmt: skip
+    ids, identities = [one for one, _ in claims], [identity for _, identity in claims]
+    now = clock.wall()
+    put(runtime.state, Risk("vast-1", 6, 100, ids, now, at=now, identities=identities))
+    risk = risk_of(runtime.state, "vast-1")
+    assert risk is not None
+    assert risk.claims == claims
+
+    assert lost_ids(runtime.layout, risk) == ("a", "c", "d")
+    assert lost_ids(runtime.layout, replace(risk, identities=())) == ("d",)  # an agent that tells ids only
 
 
 def test_a_node_that_is_retired_is_gone_at_once_but_not_while_it_speaks(settings: Settings) -> None:

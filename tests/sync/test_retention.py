@@ -65,9 +65,19 @@ def arrive(runtime: Runtime, name: str, *, age: float, node: str = NODE, part: b
 
 
 def merged(runtime: Runtime, path: Path) -> Path:
-    """Say that the owner has merged what lies there."""
+    """Let the owner have merged what lies there."""
+    store = runtime.intake.store
+    store.add_change(CONFIG, path.parent.name, f"change-{path.name}", {"artifact": path.name}, None)
+    store.mark_sent(CONFIG, 1 << 40)
     row = ArtifactRow(path.name, "games", 10, 10, CONFIG, path.parent.name, clock.wall())
-    add_receipt(runtime.state, Receipt(path.name, OWNER, "x", 10, clock.wall()), row)
+    where = runtime.layout.relative(store.path(CONFIG))
+    add_receipt(runtime.state, Receipt(path.name, OWNER, where, 10, clock.wall()), row)
+    return path
+
+
+def received(runtime: Runtime, path: Path) -> Path:
+    """Say that the owner's agent has received what lies there; nobody has merged it yet."""
+    add_receipt(runtime.state, Receipt(path.name, OWNER, f"{path.parent.name}/{path.name}", 10, clock.wall()))
     return path
 
 
@@ -84,6 +94,7 @@ def entries(runtime: Runtime) -> set[str]:
 def test_incoming_keeps_what_is_not_merged_and_what_somebody_is_still_writing(runtime: Runtime) -> None:
     stays = [
         arrive(runtime, "no receipt", age=40 * DAY),
+        received(runtime, arrive(runtime, "not merged", age=40 * DAY)),
         merged(runtime, arrive(runtime, "just merged", age=60)),
         arrive(runtime, "young part", age=HOUR, part=True),
     ]
@@ -99,7 +110,7 @@ def test_incoming_keeps_what_is_not_merged_and_what_somebody_is_still_writing(ru
     planned, done = run(runtime, dry_run=True), run(runtime)
 
     assert gone(planned) == gone(done) == sorted(path.name for path in going)
-    assert [path.exists() for path in (*stays, moving, *going)] == [True] * 4 + [False] * 2
+    assert [path.exists() for path in (*stays, moving, *going)] == [True] * 5 + [False] * 2
     finish(runtime.state, transfer)
     assert gone(run(runtime)) == [moving.name]
     assert gone(run(runtime)) == []
