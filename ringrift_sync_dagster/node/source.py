@@ -93,8 +93,8 @@ class Source:
         ]
 
     def rows_after(self, rowid: int, limit: int) -> List[Row]:
-        """The next ``limit`` rows of ``games`` in rowid order."""
-        return self._rows("WHERE rowid > ? ORDER BY rowid LIMIT ?", (rowid, limit))
+        """The next ``limit`` rows of ``games`` in rowid order; rows whose id is no text hide none behind them."""
+        return self._rows("WHERE rowid > ? AND typeof(game_id) = 'text' ORDER BY rowid LIMIT ?", (rowid, limit))
 
     def rows_of(self, ids: Sequence[str]) -> List[Row]:
         """The rows of these games, those that still exist."""

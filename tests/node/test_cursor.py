@@ -194,3 +194,20 @@ def test_a_listing_goes_on_although_games_are_given_up_between_its_pages(tmp_pat
     rest = list_games(str(database), NAME, scratch, CONFIG, cursors.parse(page["cursor"]), 5, 0.0)
 
     assert [[row[0] for row in one["games"]] for one in (page, rest)] == [["g1", "g2"], ["g3"]]
+
+
+def test_rows_whose_id_is_no_text_hide_none_behind_them(shop: Shop, tmp_path: Path) -> None:
+    database = record(tmp_path / "n.db", game("first"))
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as conn:
+        others = ", ".join(row[1] for row in conn.execute("PRAGMA table_info(games)") if row[1] != "game_id")
+        conn.execute("UPDATE games SET game_status = 'active'")
+        for number in range(200):
+            statement = f"INSERT INTO games (game_id, {others}) SELECT ?, {others} FROM games LIMIT 1"
+            conn.execute(statement, (bytes([number, 255]),))
+        conn.execute("UPDATE games SET game_status = 'completed' WHERE game_id = 'first'")
+    record(database, game("last"))
+
+    result = shop.pack(database, tell=True)
+
+    assert sorted(row[0] for row in result["told"]) == ["first", "last"]
+    assert not result["more"]
