@@ -157,7 +157,12 @@ def _way(database: Path, url: str, token_file: Path | None, fingerprint: str) ->
 
 def _same_place(url: str, note: OwnAddress) -> bool:
     """Say whether a URL is the noted one but for its scheme: who writes http to an agent that got TLS means that."""
-    return urlsplit(url).netloc == urlsplit(note.url).netloc
+    return _place(url) == _place(note.url)
+
+
+def _place(url: str) -> tuple[str | None, int | None]:
+    parts = urlsplit(url)
+    return "127.0.0.1" if parts.hostname == "localhost" else parts.hostname, parts.port
 
 
 def _beside(token_file: Path | None) -> str:
