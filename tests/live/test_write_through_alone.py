@@ -113,7 +113,7 @@ def test_games_become_durable_without_dagster_which_later_records_each_change_on
     assert {f"{config}|{SPOT}" for config in scenario.VAST.configs} <= told
 
 
-@pytest.mark.parametrize("away", [4.0, pytest.param(120.0, marks=pytest.mark.cluster)])
+@pytest.mark.parametrize("away", [4.0, pytest.param(120.0, marks=[pytest.mark.cluster, pytest.mark.timeout(400)])])
 def test_while_the_coordinator_is_away_a_node_dies_and_what_had_a_receipt_comes_home_from_the_peers(
     cluster: EmbeddedCluster, tmp_path: Path, away: float
 ) -> None:
