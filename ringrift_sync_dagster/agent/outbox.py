@@ -18,10 +18,10 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from ringrift_sync_dagster.agent.outbox_entries import Entry, Packed, Totals
 from ringrift_sync_dagster.agent.outbox_file import OutboxFile, Reserve, forget, forget_and_read_again, translated
 from ringrift_sync_dagster.core.model import SHA256
 from ringrift_sync_dagster.errors import LocalDiskError
@@ -35,68 +35,6 @@ FOLDER: Final = "outbox"
 SAVED_KEPT: Final = 100_000
 """So many games that became durable are remembered, for whoever asks about one of them."""
 _PRUNE_EVERY: Final = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A pack that the reader of a database hands over, with the cursor behind it.
-
-    Args:
-        path: The database, as manifests name it.
-        config: Whose games it holds.
-        sha256: Name of the pack.
-        size_bytes: Its length.
-        file: Where it lies now, on the disk of the outbox.
-        games: Id and identity digest of each game in it.
-        cursor: Where the reader goes on; None: it stays where it was.
-
-    """
-
-    path: str
-    config: str
-    sha256: str
-    size_bytes: int
-    file: Path
-    games: tuple[tuple[str, str], ...]
-    cursor: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A pack that waits.
-
-    Args:
-        sha256: Its name.
-        config: Whose games it holds.
-        path: The database that they come from.
-        size_bytes: Its length.
-        games: How many games.
-        created: Since when it waits, in seconds since 1970 by this node's clock.
-        tries: How often it was pushed in vain.
-        error: What went wrong the last time.
-        copies: The nodes that acknowledged it, and whether they keep it for good.
-
-    """
-
-    sha256: str
-    config: str
-    path: str
-    size_bytes: int
-    games: int
-    created: float
-    tries: int = 0
-    error: str = ""
-    copies: Mapping[str, bool] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What waits altogether: packs, games, bytes, and since when the oldest does (None: nothing waits)."""
-
-    packs: int
-    games: int
-    size_bytes: int
-    oldest: float | None
 
 
 class Outbox:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from ringrift_sync_dagster.agent.in_thread import in_thread
-from ringrift_sync_dagster.agent.outbox import Entry, Outbox
+from ringrift_sync_dagster.agent.outbox import Outbox
+from ringrift_sync_dagster.agent.outbox_entries import Entry
 from ringrift_sync_dagster.agent.pulls import source_node
 from ringrift_sync_dagster.agent.through_config import WriteThrough
 from ringrift_sync_dagster.agent.ways import Target, Ways, pause_seconds

@@ -23,7 +23,8 @@ from typing import Any, Final
 
 from ringrift_sync_dagster.agent.answers import Refusal
 from ringrift_sync_dagster.agent.calls import Calls
-from ringrift_sync_dagster.agent.outbox import Outbox, Packed
+from ringrift_sync_dagster.agent.outbox import Outbox
+from ringrift_sync_dagster.agent.outbox_entries import Packed
 from ringrift_sync_dagster.agent.pause import Pause
 from ringrift_sync_dagster.agent.sight import Due, Sight, Unread
 from ringrift_sync_dagster.errors import LocalDiskError

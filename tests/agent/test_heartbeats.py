@@ -13,7 +13,8 @@ import pytest
 import requests
 
 from ringrift_sync_dagster.agent.limits import Limits
-from ringrift_sync_dagster.agent.outbox import Outbox, Packed
+from ringrift_sync_dagster.agent.outbox import Outbox
+from ringrift_sync_dagster.agent.outbox_entries import Packed
 from ringrift_sync_dagster.agent.reporting import risk
 from ringrift_sync_dagster.settings.identity import CoordinatorKey, issue_token
 from ringrift_sync_dagster.state.measures import record_round_trips

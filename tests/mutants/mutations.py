@@ -111,12 +111,14 @@ MUTATIONS: Final = (
         f"{PACKAGE}/node/merge.py",
         """            if cursor is not None:
                 canonical.write_cursor(conn, origin.node, cursor[0], config, cursor[1])
+            canonical.note_taken(conn, origin.artifact)
             merged = merger.finish(note or {})
             before_commit()
             reached("merge.before_commit")
         reached("merge.after_commit")
 """,
-        """            merged = merger.finish(note or {})
+        """            canonical.note_taken(conn, origin.artifact)
+            merged = merger.finish(note or {})
             before_commit()
             reached("merge.before_commit")
         reached("merge.after_commit")
