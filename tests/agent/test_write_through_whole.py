@@ -28,7 +28,7 @@ def coordinator(field: Field) -> AgentProcess:
     """An owner's agent that merges, takes heartbeats and names peers."""
     root = field.folder / OWNER
     hosts = field.folder / "hosts.yaml"
-    hosts.write_text(f"hosts:\n  {OWNER}: {{ssh_host: 10.0.0.1, role: coordinator, ringrift_path: /srv}}\n")
+    hosts.write_text(f"hosts:\n  {OWNER}: {{ssh_host: 127.0.0.1, role: coordinator, ringrift_path: /srv}}\n")
     paths = {"incoming": root / "data/incoming", "merge_into": root, "hosts": hosts}
     more = {name: f"Path({str(path)!r})" for name, path in paths.items()}
     url = f"sqlite:///{field.folder}/state.db"
@@ -62,7 +62,7 @@ def test_the_owner_names_peers_and_says_what_they_brought_home(field: Field) -> 
     peer = field.receiver("stays-1")
     entry = f"  stays-1: {{ssh_host: {peer.host}, agent_port: {peer.port}, ringrift_path: /srv}}\n"
     with (field.folder / "hosts.yaml").open("a") as hosts:
-        hosts.write(entry + f"  {SPOT}: {{ssh_host: 10.0.0.9, is_ephemeral: true, ringrift_path: /srv}}\n")
+        hosts.write(entry + f"  {SPOT}: {{ssh_host: 127.0.0.9, is_ephemeral: true, ringrift_path: /srv}}\n")
     with StateStore.open(owner.state_url) as state:
         seen(state, "stays-1", at=time.time(), transport="p2p_http")
     spot = field.spot(owner, heartbeat_seconds=0.2)
