@@ -213,6 +213,7 @@ def test_a_notice_drains_the_node_in_time_and_everybody_is_told(field: Field, me
     store.close()
 
 
+@pytest.mark.cluster
 def test_after_a_false_notice_the_next_end_is_told_again(field: Field, metadata: Metadata) -> None:
     owner, store = owner_with_events(field)
     metadata.notice = b'{"action": "terminate"}'
