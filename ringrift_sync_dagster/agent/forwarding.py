@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 5.0
 FIRST_PAUSE: Final = 2.0
-LONGEST_PAUSE: Final = 300.0
+LONGEST_PAUSE: Final = 15.0  # an owner who is back after minutes has what died meanwhile at most so much later
 AGAIN_SECONDS: Final = 3600.0
 _PUSH_SECONDS: Final = 600.0
 
