@@ -133,7 +133,8 @@ def test_while_the_coordinator_is_away_a_node_dies_and_what_had_a_receipt_comes_
     cluster.start_agent(cluster.coordinator)
 
     until(lambda: canonical(cluster) >= had & whole(cluster), 60, "what had a receipt, brought home by the peers")
-    home = [one for one in ledger(cluster) if one.game_id in had | canonical(cluster)]
+    safe = had | canonical(cluster)
+    home = [one for one in ledger(cluster) if one.game_id in safe]
     verdict = judge(home, cluster.root, lambda _: tmp_path / "evidence")
     assert verdict.passed, "\n".join(map(str, verdict.checks))
 
