@@ -167,6 +167,7 @@ def test_what_had_a_receipt_survives_a_power_cut_of_the_coordinator_and_the_end_
         cluster.start_agent(cluster.coordinator)
 
         until(lambda: canonical(cluster) >= had & whole(cluster), 40, "what had a receipt before the power was cut")
-        home = [one for one in ledger(cluster) if one.game_id in had | canonical(cluster)]
+        safe = had | canonical(cluster)
+        home = [one for one in ledger(cluster) if one.game_id in safe]
         verdict = judge(home, cluster.root, lambda _: tmp_path / "evidence")
         assert verdict.passed, "\n".join(map(str, verdict.checks))
