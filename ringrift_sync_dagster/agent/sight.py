@@ -143,8 +143,8 @@ class Sight:
         if path in watched:
             return path
         real = self._roots.real(path)
-        found = [name for name, one in watched.items() if real in {one.absolute, os.path.realpath(one.absolute)}]
-        return next(iter(found), "")
+        found = next((name for name, one in watched.items() if one.absolute == real), "")
+        return found or next((name for name, one in watched.items() if os.path.realpath(one.absolute) == real), "")
 
     def look(self, only: str = "") -> list[Due]:
         """Look at directories and databases, and give the databases to read.

@@ -124,21 +124,26 @@ def _bring(runtime: Runtime, node: Node, trigger: str, after: int = 0) -> tuple[
     error: SyncError | None = None
     try:
         with contextlib.closing(runtime.ladder.agent_of(node)) as agent:
-            for held in held_by(agent, after):
-                last = max(last, held.id)
-                if held.origin == runtime.intake.owner or runtime.intake.holding.held([held.sha256]):
-                    continue
-                try:
-                    _fetch(runtime, agent, node, held, trigger)
-                except (ArtifactGoneError, TransferUnderWayError):
-                    continue  # it was merged there, or somebody brings it now
-                words = f"a pack of {held.origin} that {node.name} held was brought"
-                notes.append(Note(node.name, f"incoming/{held.origin}/{held.sha256}", HELD, words))
+            for page in _pages(agent, after):
+                here = runtime.intake.holding.held([held.sha256 for held in page])
+                for held in page:
+                    if held.origin != runtime.intake.owner and held.sha256 not in here:
+                        notes += _fetched(runtime, agent, node, held, trigger)
+                    last = max(last, held.id)
     except RungUnusableError as raised:
         notes.append(Note(node.name, "incoming", "no_agent", f"what it holds of others is not known: {raised}"))
     except SyncError as raised:
         error = raised
     return Brought(node.name, tuple(notes), error), last
+
+
+def _fetched(runtime: Runtime, agent: P2PHttpTransport, node: Node, held: Held, trigger: str) -> list[Note]:
+    try:
+        _fetch(runtime, agent, node, held, trigger)
+    except (ArtifactGoneError, TransferUnderWayError):
+        return []  # it was merged there, or somebody brings it now
+    words = f"a pack of {held.origin} that {node.name} held was brought"
+    return [Note(node.name, f"incoming/{held.origin}/{held.sha256}", HELD, words)]
 
 
 def _fetch(runtime: Runtime, agent: P2PHttpTransport, node: Node, held: Held, trigger: str) -> None:
@@ -164,9 +169,14 @@ def held_by(agent: P2PHttpTransport, after: int = 0) -> Iterator[Held]:
         SyncError: The agent could not be asked.
 
     """
+    for page in _pages(agent, after):
+        yield from page
+
+
+def _pages(agent: P2PHttpTransport, after: int) -> Iterator[Sequence[Held]]:
     for _ in range(_PAGES):
         page = agent.held(after, deadline=clock.Deadline.after(ASK_SECONDS))
-        yield from page
+        yield page
         if not page or max(one.id for one in page) <= after:
             return
         after = max(one.id for one in page)
