@@ -13,8 +13,6 @@ which is found from where the database or the token lies.
 
 from __future__ import annotations
 
-import hashlib
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,15 +21,15 @@ from urllib.parse import urlsplit
 import requests
 
 from ringrift_sync_dagster.agent.own_address import OwnAddress, find
+from ringrift_sync_dagster.errors import ConfigError
 from ringrift_sync_dagster.node.roots import is_text
 from ringrift_sync_dagster.settings.clock import Deadline
-from ringrift_sync_dagster.settings.hosts_schema import normal_fingerprint
+from ringrift_sync_dagster.settings.hosts_schema import is_fingerprint, normal_fingerprint
 from ringrift_sync_dagster.settings.nodes import AGENT_PORT
 from ringrift_sync_dagster.transports.http_session import new_session
 
 _SLACK_SECONDS: Final = 5.0  # what the agent may take beyond the time that it was given
 _CERTIFICATE: Final = "agent.crt"  # a deploy puts it beside the token
-_DIGITS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def write_through(
             saved, is_unknown = _ask(way, {"game_id": game_id, "db_path": name}, deadline)
             if not is_unknown:
                 break
-    except (OSError, ValueError) as error:  # those of requests are OSErrors
+    except (ConfigError, OSError, ValueError) as error:  # those of requests are OSErrors
         return Saved(durable=False, reason=f"the agent at {shown} cannot be asked: {error}")
     return saved
 
@@ -133,14 +131,15 @@ def _way(database: Path, url: str, token_file: Path | None, fingerprint: str) ->
 
     Raises:
         ValueError: TLS is spoken, and nothing says with which certificate.
-        OSError: The token or the certificate cannot be read.
+        OSError: The token cannot be read.
+        ConfigError: The certificate cannot be read.
 
     """
     note = find([database, *([] if token_file is None else [token_file])], token_file)
     if note is not None and (not url or _same_place(url, note)):
         url, token_file = note.url, token_file or (Path(note.token_file) if note.token_file else None)
     pin = normal_fingerprint(fingerprint)
-    if pin and (len(pin) != _DIGITS or not set(pin) <= set("0123456789abcdef")):
+    if pin and not is_fingerprint(pin):
         raise ValueError("fingerprint must be the SHA-256 of the agent's certificate, 64 hexadecimal digits")
     if not url:
         pin = pin or _beside(token_file)
@@ -169,4 +168,6 @@ def _beside(token_file: Path | None) -> str:
     """Give the fingerprint of the certificate that lies beside the token; empty where none does."""
     if token_file is None or not (path := token_file.with_name(_CERTIFICATE)).is_file():
         return ""
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(path.read_text(encoding="ascii"))).hexdigest()
+    from ringrift_sync_dagster.agent.tls import fingerprint_of  # noqa: PLC0415 - a game program needs no server for http
+
+    return fingerprint_of(path)

@@ -220,7 +220,8 @@ def _is_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(member, str) for member in value)
 
 
-def _is_fingerprint(value: object) -> bool:
+def is_fingerprint(value: object) -> bool:
+    """Say whether this is the SHA-256 of a certificate, with or without colons."""
     return isinstance(value, str) and _FINGERPRINT.fullmatch(normal_fingerprint(value)) is not None
 
 
@@ -240,7 +241,7 @@ _CHECKS: Final[Mapping[Kind, Callable[[object], bool]]] = MappingProxyType(
         Kind.NAMES: _is_names,
         Kind.PATHS: _is_paths,
         Kind.HOST_KEYS: lambda value: value in ("strict", "accept-new"),
-        Kind.FINGERPRINT: _is_fingerprint,
+        Kind.FINGERPRINT: is_fingerprint,
     }
 )
 
